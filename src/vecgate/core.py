@@ -1,0 +1,364 @@
+"""The vocabulary: two traits (Backend, Engine) and the nouns that pass between protocols, engine and backends.
+
+Knows numpy and msgspec, no more. Every noun is a frozen dataclass that survives `pack`/`unpack` (msgpack), so that
+another process can hold the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+"""(B, D) float32, C-contiguous; D == 1 for a reranker (its logit)."""
+Ids = NDArray[np.int32]
+
+Task = Literal["embed", "rerank"]
+Cut = Literal["end", "start", "refuse"]
+"""What to do with an input over the model's limit: drop its end, drop its start, or raise InputTooLong."""
+Method = Literal["auto", "similarity", "cross-encoder", "bi+cross-encoder"]
+State = Literal["loading", "warming", "ready", "draining", "failed"]
+Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, made once by guard and passed down unchanged; `timeout_s` is the seconds LEFT when it was made."""
+
+    id: str
+    timeout_s: float = 300.0
+    bulk: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One row of a batch.
+
+    ids: (L,) int32, specials included. second: the index where segment B starts (None: one segment). prompt: how many
+    leading ids belong to the role's prompt, leading specials included (0: no prompt). original: ids before the cut,
+    specials included (a lower bound for a text so long that its far end was never tokenised).
+    """
+
+    ids: Ids
+    second: int | None = None
+    prompt: int = 0
+    original: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Ragged rows; how they are laid out (packed, padded) is the backend's business."""
+
+    rows: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer after pooling: `weights` holds linear.weight (out, in) and maybe linear.bias (out,)."""
+
+    weights: Path
+    activation: str
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on disk, built only by engine/checkpoint.py; everything that decides its rows is here as data."""
+
+    name: str
+    folder: Path
+    family: str
+    task: Task
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    max_tokens: int
+    pad_id: int
+    stored_dtype: str
+    weight_bytes: int
+    aliases: tuple[str, ...] = ()
+    revision: str | None = None
+    pooling: tuple[Pooling, ...] = ("mean",)
+    include_prompt: bool = True
+    normalize: bool = False
+    dense: tuple[Dense, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    lower_case: bool = False
+    similarity: str = "cosine"
+    activation: str | None = None
+    token_types: bool = False
+    quantization: dict[str, Any] | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCard:
+    """What a loaded model says of itself.
+
+    pad_lengths: the lengths rows are padded to, ascending (None: packed, nothing is padded). batch_tokens: the tokens
+    of one batch that the device likes best.
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    dimensions: int
+    pad_lengths: tuple[int, ...] | None
+    batch_tokens: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Device memory in bytes: held by arrays, kept for reuse, and the bound (None: unknown or none)."""
+
+    active_bytes: int
+    cache_bytes: int = 0
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done for one call.
+
+    model: the true name. space: the vector space's fingerprint, once known. tokens, original: (N,) ids computed and
+    ids before the cut, per input, specials and prompt included. Seconds: waiting, tokenising, in `forward`.
+    """
+
+    model: str
+    role: str | None
+    tokens: tuple[int, ...]
+    original: tuple[int, ...]
+    queue_s: float
+    tokenize_s: float
+    forward_s: float
+    space: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """vectors: (N, D) float32 in input order."""
+
+    vectors: Vectors
+    applied: Applied
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """order: (K,) document indices, best first. raw: (K,) logit or cosine. scores: (K,) in [0, 1], same order."""
+
+    order: tuple[int, ...]
+    raw: tuple[float, ...]
+    scores: tuple[float, ...]
+    method: Method
+    applied: Applied
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """One tokenised text: ids (L,), each token's string, its [start, stop) characters, and which are specials."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+    special: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What may be told of one served model. Widths and names are None until it is loaded."""
+
+    name: str
+    aliases: tuple[str, ...]
+    task: Task
+    family: str
+    state: State
+    max_tokens: int
+    pooling: tuple[Pooling, ...]
+    normalize: bool
+    prompts: dict[str, str]
+    default_prompt: str | None
+    created: int
+    weight_bytes: int
+    revision: str | None = None
+    space: str | None = None
+    backend: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    dimensions: int | None = None
+    batch_tokens: int | None = None
+    why: str | None = None
+    load_s: float | None = None
+    warmup_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What waits for the device, and how fast it goes (None until the first batch)."""
+
+    items: int
+    tokens: int
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The engine at one moment; reading it never blocks and never runs a forward.
+
+    alive: the device thread lives and its current batch is not far over the longest one seen. busy_s: how long the
+    current batch has run (None: idle). error: why the state is "failed".
+    """
+
+    state: State
+    models: tuple[ModelCard, ...]
+    queue: Queue
+    alive: bool
+    busy_s: float | None
+    uptime_s: float
+    memory: Memory | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One forward, as handed to the `on_batch` hook: real and computed (padded) tokens, and what went wrong."""
+
+    model: str
+    rows: int
+    tokens: int
+    padded_tokens: int
+    forward_s: float
+    queue_s: tuple[float, ...]
+    failed_rows: int = 0
+    nonfinite_rows: int = 0
+    dropped_rows: int = 0
+
+
+@dataclass(slots=True)
+class Record:
+    """What one HTTP request did: made by guard in `scope["vecgate"]`, filled in by the protocol, read for log and metrics.
+
+    route: the path's template (the only path that may become a metric label). encode_s: from the engine's answer to the
+    last byte of the body. truncated: how many inputs were cut.
+    """
+
+    call: Call
+    route: str | None = None
+    model: str | None = None
+    inputs: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    queue_s: float = 0.0
+    tokenize_s: float = 0.0
+    forward_s: float = 0.0
+    encode_s: float = 0.0
+
+
+class Backend(Protocol):
+    """One loaded model on one device. Every method is called on the device thread only."""
+
+    @property
+    def card(self) -> BackendCard: ...
+
+    def forward(self, batch: Batch) -> Vectors:
+        """(B, D) float32 rows in the batch's order, pooled but not normalised; D == 1 (the logit) for a reranker."""
+        ...
+
+    def memory(self) -> Memory: ...
+
+    def trim(self) -> None:
+        """Give cached device memory back."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """All that a protocol may know. A `model` of None is the default one of the task."""
+
+    def status(self) -> Status: ...
+
+    def resolve(self, model: str | None, task: Task | None = None) -> str:
+        """The true name behind a name or alias, without role; raises ModelNotFound with the names that exist."""
+        ...
+
+    async def embed(
+        self,
+        call: Call,
+        model: str | None,
+        inputs: Sequence[str | Sequence[int]],
+        *,
+        role: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        cut: Cut = "end",
+        expect: str | None = None,
+        batch_size: int | None = None,
+    ) -> Embeddings:
+        """Rows of texts or of the model's own token ids. `batch_size`: most rows of this call in one forward."""
+        ...
+
+    async def rerank(
+        self,
+        call: Call,
+        model: str | None,
+        query: str,
+        documents: Sequence[str],
+        *,
+        method: Method = "auto",
+        top_n: int | None = None,
+        max_tokens_per_document: int | None = None,
+        cut: Cut = "end",
+        expect: str | None = None,
+    ) -> Ranking: ...
+
+    async def tokenize(
+        self, model: str | None, texts: Sequence[str], *, specials: bool = True
+    ) -> tuple[Pieces, ...]: ...
+
+    async def decode(
+        self, model: str | None, ids: Sequence[Sequence[int]], *, skip_specials: bool = True
+    ) -> tuple[str, ...]: ...
+
+
+T = TypeVar("T")
+
+
+def _plain(value: Any) -> Any:
+    """msgspec's hook for what it does not know: arrays as (dtype, shape, bytes), paths as strings."""
+    if isinstance(value, np.ndarray):
+        return [value.dtype.str, list(value.shape), value.tobytes()]
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} can't cross a process")
+
+
+def _rich(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    dtype, shape, raw = value
+    return np.frombuffer(raw, dtype=dtype).reshape(shape).copy()
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+def pack(noun: object) -> bytes:
+    """msgpack of any noun of this module."""
+    return _encoder.encode(noun)
+
+
+def unpack(kind: type[T], data: bytes) -> T:
+    """The noun back; raises msgspec.DecodeError on anything else."""
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_rich)

@@ -1,0 +1,234 @@
+"""The edge: a protocol is a file that exports ROUTES; `mount` makes one Litestar handler a path out of all of them.
+
+Where several routes share a path and method, the body's key decides, and the error follows in that route's dialect.
+Before a body is read the path's first route decides. Knows core.Engine, never the engine itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import msgspec
+from litestar.handlers import asgi
+from litestar.types import Receive, Scope, Send
+
+from vecgate.core import Applied, Call, Cut, Engine, Record
+from vecgate.errors import InvalidRequest, MethodNotAllowed, VecgateError
+
+PROTOCOLS = {
+    "openai": "vecgate.protocols.openai",
+    "native": "vecgate.protocols.native",
+    "ops": "vecgate.protocols.ops",
+}
+
+TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
+Render = Callable[[VecgateError], tuple[int, dict[str, str], bytes]]
+"""One dialect: an error -> status, headers beside content-type, JSON body."""
+
+TRUNCATED_SHOWN = 32
+"""Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a protocol may know of the server beside the engine: limits, defaults and the texts of the ops routes."""
+
+    max_inputs: int = 2048
+    max_texts_per_request: int = 100
+    max_passages_per_rerank: int = 1000
+    batch_size: int = 32
+    cut: Cut = "end"
+    token_ids: TokenIds = "auto"
+    tiktoken_dir: Path | None = None
+    key_required: bool = False
+    metrics: Callable[[], tuple[str, bytes]] = lambda: ("text/plain", b"")
+    document: Callable[[], bytes] = lambda: b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's and the query's."""
+
+    engine: Engine
+    site: Site
+    call: Call
+    body: Any
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route answers; `applied` becomes the headers and the log line."""
+
+    body: bytes
+    applied: Applied | None = None
+    status: int = 200
+    media_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation of one protocol.
+
+    key: the body key that marks this route where a path is shared. answer: the Struct of a 200 (for the document).
+    render: the dialect of its errors.
+    """
+
+    method: Literal["GET", "POST"]
+    paths: tuple[str, ...]
+    handle: Callable[[Ask], Awaitable[Answer]]
+    render: Render
+    summary: str
+    body: type[msgspec.Struct] | None = None
+    key: str | None = None
+    answer: Any = None
+
+
+def routes(protocols: Iterable[str] = PROTOCOLS.values()) -> tuple[Route, ...]:
+    """Every route of the named modules, in their order; the order decides the dialect before a body is read."""
+    return tuple(route for name in protocols for route in import_module(name).ROUTES)
+
+
+def render_for(table: Iterable[Route]) -> Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]:
+    """The dialect by path, for errors raised before or outside a route; unknown paths speak the first protocol's."""
+    table = tuple(table)
+    by_path = {path: route.render for route in reversed(table) for path in route.paths}
+    return lambda path, error: by_path.get(path, table[0].render)(error)
+
+
+def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:
+    """One Litestar ASGI handler per path, each holding the routes of that path by method."""
+    by_path: dict[str, list[Route]] = {}
+    for route in table:
+        for path in route.paths:
+            by_path.setdefault(path, []).append(route)
+    return [asgi(path, copy_scope=False)(_endpoint(path, found, engine, site)) for path, found in by_path.items()]
+
+
+def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> Any:
+    decoders = {route.key: msgspec.json.Decoder(route.body) for route in found if route.body is not None}
+    allowed = tuple(dict.fromkeys(method for route in found for method in (route.method, *_implied(route.method))))
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        record: Record = scope["vecgate"]  # type: ignore[typeddict-item]
+        record.route = template
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        options = [route for route in found if route.method == method]
+        route = (options or found)[0]
+        try:
+            if not options:
+                raise MethodNotAllowed(f"{scope['method']} is not offered here; use {' or '.join(allowed)}.", allowed)
+            body = None
+            if route.body is not None:
+                raw = await _read(receive)
+                route = _choose(options, raw)
+                body = _decode(decoders[route.key], raw)
+            ask = Ask(engine, site, record.call, body, _parameters(scope))
+            answer = await route.handle(ask)
+        except VecgateError as error:
+            status, headers, rendered = route.render(error)
+            answer = Answer(rendered, status=status, headers=headers)
+        await _send(send, answer, record, with_body=scope["method"] != "HEAD")
+
+    return endpoint
+
+
+def _implied(method: str) -> tuple[str, ...]:
+    return ("HEAD",) if method == "GET" else ()
+
+
+async def _read(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise InvalidRequest("The body ended early.")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _choose(options: list[Route], raw: bytes) -> Route:
+    """The route whose key the body holds; one route needs no look."""
+    if len(options) == 1:
+        return options[0]
+    try:
+        keys = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return options[0]  # whose decoder will say what is wrong
+    for route in options:
+        if route.key in keys:
+            return route
+    raise InvalidRequest(f"The body must hold one of: {', '.join(str(route.key) for route in options)}.")
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        name = path.rstrip("`").removeprefix("$").removeprefix(".") or None
+        where = f" at {name!r}" if name else ""
+        raise InvalidRequest(f"{message}{where}.", name) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deeply.") from error
+
+
+def _parameters(scope: Scope) -> dict[str, str]:
+    found = {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
+    return found
+
+
+def headers_of(applied: Applied) -> dict[str, str]:
+    """Applied as response headers; the list of cut inputs is bounded by TRUNCATED_SHOWN."""
+    headers = {
+        "x-vecgate-model": _header(applied.model),
+        "server-timing": (
+            f"queue;dur={applied.queue_s * 1e3:.2f}, tokenize;dur={applied.tokenize_s * 1e3:.2f}, "
+            f"forward;dur={applied.forward_s * 1e3:.2f}"
+        ),
+    }
+    if applied.role is not None:
+        headers["x-vecgate-role"] = _header(applied.role)
+    if applied.space is not None:
+        headers["x-vecgate-space"] = applied.space
+    cut = [(i, before, kept) for i, (before, kept) in enumerate(zip(applied.original, applied.tokens)) if before > kept]
+    if cut:
+        shown = ", ".join(f"{i}:{before}>{kept}" for i, before, kept in cut[:TRUNCATED_SHOWN])
+        more = f", +{len(cut) - TRUNCATED_SHOWN} more" if len(cut) > TRUNCATED_SHOWN else ""
+        headers["x-vecgate-truncated"] = shown + more
+    return headers
+
+
+def _header(value: str) -> str:
+    return value.encode("ascii", "backslashreplace").decode()
+
+
+async def _send(send: Send, answer: Answer, record: Record, *, with_body: bool) -> None:
+    headers = {"content-type": answer.media_type, "content-length": str(len(answer.body)), **answer.headers}
+    if answer.applied is not None:
+        applied = answer.applied
+        headers |= headers_of(applied)
+        record.model = applied.model
+        record.inputs = len(applied.tokens)
+        record.tokens = sum(applied.tokens)
+        record.truncated = sum(before > kept for before, kept in zip(applied.original, applied.tokens))
+        record.queue_s, record.tokenize_s = applied.queue_s, applied.tokenize_s
+        record.forward_s = applied.forward_s
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+    await send({"type": "http.response.body", "body": answer.body if with_body else b"", "more_body": False})
+
+
+def timer() -> Callable[[], float]:
+    """Seconds since the call."""
+    start = perf_counter()
+    return lambda: perf_counter() - start
