@@ -11,14 +11,21 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from litestar.handlers import asgi
 from litestar.types import Receive, Scope, Send
 
 from vecgate.core import Applied, Call, Cut, Engine, Record
-from vecgate.errors import InvalidRequest, MethodNotAllowed, VecgateError
+from vecgate.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotReady,
+    Unauthenticated,
+    VecgateError,
+)
 
 PROTOCOLS = {
     "openai": "vecgate.protocols.openai",
@@ -32,6 +39,8 @@ Render = Callable[[VecgateError], tuple[int, dict[str, str], bytes]]
 
 TRUNCATED_SHOWN = 32
 """Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +85,9 @@ class Answer:
 class Route:
     """One operation of one protocol.
 
-    key: the body key that marks this route where a path is shared. answer: the Struct of a 200 (for the document).
-    render: the dialect of its errors.
+    key: the body key that marks this route where a path is shared. answer: the Struct of a 200, None where it is no
+    JSON; media_type: that 200's type; example: a body that works as it stands; documented: whether the OpenAPI document
+    shows it. render: the dialect of its errors.
     """
 
     method: Literal["GET", "POST"]
@@ -88,6 +98,9 @@ class Route:
     body: type[msgspec.Struct] | None = None
     key: str | None = None
     answer: Any = None
+    media_type: str = "application/json"
+    example: Mapping[str, Any] | None = None
+    documented: bool = True
 
 
 def routes(protocols: Iterable[str] = PROTOCOLS.values()) -> tuple[Route, ...]:
@@ -205,6 +218,26 @@ def headers_of(applied: Applied) -> dict[str, str]:
         shown = ", ".join(f"{i}:{before}>{kept}" for i, before, kept in cut[:TRUNCATED_SHOWN])
         more = f", +{len(cut) - TRUNCATED_SHOWN} more" if len(cut) > TRUNCATED_SHOWN else ""
         headers["x-vecgate-truncated"] = shown + more
+    return headers
+
+
+def of_type(table: Mapping[type[VecgateError], T], error: VecgateError) -> T:
+    """The row of a protocol's ERRORS for this error: its own type's, else its nearest parent's."""
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+
+
+def headers_of_error(error: VecgateError) -> dict[str, str]:
+    """What every dialect says beside the body: when to come back, whether to, which methods and which scheme."""
+    headers = {}
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        headers["retry-after"] = str(retry_after_s)
+    if isinstance(error, DeadlineExceeded) or (isinstance(error, NotReady) and retry_after_s is None):
+        headers["x-should-retry"] = "false"
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = ", ".join(error.allowed)
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     return headers
 
 
