@@ -86,8 +86,8 @@ class Route:
     """One operation of one protocol.
 
     key: the body key that marks this route where a path is shared. answer: the Struct of a 200, None where it is no
-    JSON; media_type: that 200's type; example: a body that works as it stands; documented: whether the OpenAPI document
-    shows it. render: the dialect of its errors.
+    JSON; media_type: that 200's type; otherwise: bodies by status that are not the dialect's error; example: a body that
+    works as it stands; documented: whether the OpenAPI document shows it. render: the dialect of its errors.
     """
 
     method: Literal["GET", "POST"]
@@ -99,6 +99,7 @@ class Route:
     key: str | None = None
     answer: Any = None
     media_type: str = "application/json"
+    otherwise: Mapping[int, Any] = field(default_factory=dict)
     example: Mapping[str, Any] | None = None
     documented: bool = True
 
