@@ -131,7 +131,8 @@ class Applied:
     """What was done for one call.
 
     model: the true name. space: the vector space's fingerprint, once known. tokens, original: (N,) ids computed and
-    ids before the cut, per input, specials and prompt included. Seconds: waiting, tokenising, in `forward`.
+    ids before the cut, per input, specials and prompt included. query_tokens: ids of a rerank query that was embedded
+    once for all documents. Seconds: waiting, tokenising, in `forward`.
     """
 
     model: str
@@ -141,6 +142,7 @@ class Applied:
     queue_s: float
     tokenize_s: float
     forward_s: float
+    query_tokens: int = 0
     space: str | None = None
 
 

@@ -253,7 +253,7 @@ async def _send(send: Send, answer: Answer, record: Record, *, with_body: bool) 
         headers |= headers_of(applied)
         record.model = applied.model
         record.inputs = len(applied.tokens)
-        record.tokens = sum(applied.tokens)
+        record.tokens = sum(applied.tokens) + applied.query_tokens
         record.truncated = sum(before > kept for before, kept in zip(applied.original, applied.tokens))
         record.queue_s, record.tokenize_s = applied.queue_s, applied.tokenize_s
         record.forward_s = applied.forward_s

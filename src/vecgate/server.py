@@ -1,0 +1,149 @@
+"""The server: granian embedded in this process, the signals that end it, and the exit status (only door to granian).
+
+One process and one model: granian's own workers would each hold a copy of the weights. Embedded rather than granian's
+process server because the process then knows of SIGTERM at once: readiness goes 503, bodies on their way end, what is
+in flight gets its drain time, and a second signal leaves at once. Knows no protocol and no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from vecgate.errors import ConfigError
+
+log = logging.getLogger("vecgate.server")
+
+BACKLOG = 4096
+BACKPRESSURE = 16_384
+"""granian counts connections here, idle ones too; shedding is guard's work, so this only has to be out of the way."""
+HEADER_TIMEOUT_MS = 15_000
+"""For a request's headers and for idle keep-alive; a proxy's own idle timeout belongs below it."""
+SWITCH_INTERVAL_S = 0.0005
+"""A thread that needs the interpreter back waits up to this long behind another one that computes in Python."""
+EXIT_MARGIN_S = 2.0
+"""Past the drain time, what is left (a connection that will not close, a device that hangs) is abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What the server asks of the app around its end.
+
+    leaving: told at the first signal. drain: waits for the work in flight, at most the given seconds. on_death: takes
+    a callback for the death of the device thread, called on whatever thread sees it.
+    """
+
+    leaving: Callable[[], None]
+    drain: Callable[[float], Awaitable[None]]
+    on_death: Callable[[Callable[[], None]], None]
+
+
+def free_port(host: str, port: int) -> int:
+    """The port to bind (any free one for 0); raises ConfigError with the next step when it can't be bound."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise ConfigError(_why_not(host, port, error)) from error
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} on {host} is in use: stop the other process, or choose another port with PORT={port + 1} "
+            f"or --port {port + 1}."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"Port {port} on {host} needs more rights than this user has: choose one from 1024 up with PORT."
+    return f"HOST {host!r} is not an address of this machine ({error.strerror or error}): try 127.0.0.1 or 0.0.0.0."
+
+
+def run(app: Any, life: Life, host: str, port: int, drain_timeout_s: float) -> int:
+    """Serve until a signal or the device thread's death; the exit status (0 after a drain, 1 after a death)."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _raise_file_limit()
+    return asyncio.run(_serve(app, life, host, port, drain_timeout_s))
+
+
+async def _serve(app: Any, life: Life, host: str, port: int, drain_timeout_s: float) -> int:
+    server = Server(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=BACKPRESSURE,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+        log_enabled=False,
+    )
+    loop = asyncio.get_running_loop()
+    told, died = asyncio.Event(), asyncio.Event()
+    _on_signals(told)
+    life.on_death(lambda: loop.call_soon_threadsafe(died.set))
+    serving = asyncio.create_task(server.serve())
+    ends = [asyncio.create_task(told.wait()), asyncio.create_task(died.wait())]
+    await asyncio.wait([serving, *ends], return_when=asyncio.FIRST_COMPLETED)
+    for task in ends:
+        task.cancel()
+    if serving.done():
+        serving.result()
+        return 1
+    status = 1 if died.is_set() else 0
+    _abandon_after(drain_timeout_s + EXIT_MARGIN_S, status)
+    life.leaving()
+    log.info("Leaving: up to %g s for the requests in flight.", drain_timeout_s)
+    await life.drain(drain_timeout_s)
+    server.stop()
+    await serving
+    log.info("Left with status %d.", status)
+    return status
+
+
+def _on_signals(told: asyncio.Event) -> None:
+    """The first SIGINT or SIGTERM asks for a drain; the second leaves at once with 130 (or 143)."""
+
+    def on(number: int) -> None:
+        if told.is_set():
+            os._exit(128 + number)
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on, number)
+
+
+def _abandon_after(seconds: float, status: int) -> None:
+    """Leave in any case: a thread of its own, since the loop may be what hangs."""
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a file; macOS starts with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError) as error:
+            log.warning("The limit of open files stays %d: %s.", soft, error)
