@@ -1,0 +1,95 @@
+"""The command line: flags -> Settings -> run; every failure is one sentence on stderr and status 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vecgate import __version__
+from vecgate.config import Settings, add_flags, flags_of, load, unknown_flag, warnings
+from vecgate.errors import CheckpointError, ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 1 the server broke, 2 a setting or a model is wrong, 130 interrupted."""
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    try:
+        if unknown:
+            raise unknown_flag(unknown[0])
+        if arguments.command is None:
+            parser.print_help()
+            return 0
+        return int(arguments.run(arguments))
+    except (ConfigError, CheckpointError) as error:
+        print(f"vecgate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vecgate", description="An OpenAI-compatible server for embeddings and reranking.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"vecgate {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser("serve", help="load the model and answer HTTP", allow_abbrev=False)
+    add_flags(serve)
+    serve.set_defaults(run=_serve)
+    models = commands.add_parser("models", help="what the server needs beside a model", allow_abbrev=False)
+    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
+    fetch = actions.add_parser("fetch", help="download OpenAI's token table, to read clients' token ids")
+    fetch.add_argument("table", choices=("cl100k", "o200k"))
+    fetch.set_defaults(run=_fetch)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    return load(flags_of(arguments), os.environ, Path.cwd())
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    if settings.reload:
+        return _reloading(settings)
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Load, listen, and stay until a signal; the exit status."""
+    from vecgate import logs, server  # here, so that --help and --version cost no import of them
+    from vecgate.app import build
+
+    port = server.free_port(settings.host, settings.port)
+    logs.configure(settings.log_level, settings.log_format)
+    for warning in warnings(settings):
+        logs.warn(warning)
+    app, life = build(settings)
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    logs.say(f"vecgate {__version__} on http://{shown}:{port} (try /docs); the model loads meanwhile, see /health")
+    try:
+        return server.run(app, life, settings.host, port, settings.drain_timeout_s)
+    finally:
+        logs.stop()
+
+
+def _reloading(settings: Settings) -> int:
+    """`serve` in a child process, started anew whenever a source file changes."""
+    try:
+        from watchfiles import PythonFilter, run_process
+    except ImportError as error:
+        raise ConfigError("RELOAD needs the package watchfiles: pip install 'vecgate[reload]'.") from error
+    run_process(Path(__file__).parent, target=serve, args=(settings,), watch_filter=PythonFilter())
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from vecgate.protocols import token_ids
+
+    folder = _settings(arguments).tiktoken_dir
+    print(token_ids.fetch(arguments.table, folder))
+    return 0

@@ -1,0 +1,268 @@
+"""The batcher: what waits becomes batches on one thread; a failure or a departure costs only its own call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vecgate.backends import fake
+from vecgate.core import BatchReport, Checkpoint, Tokens
+from vecgate.engine.batcher import Batcher, Limits
+from vecgate.errors import BackendFailed
+
+CHECKPOINT = Checkpoint(
+    name="m",
+    folder=Path(),
+    family="fake",
+    task="embed",
+    config={},
+    weights=(),
+    max_tokens=512,
+    pad_id=0,
+    stored_dtype="float32",
+    weight_bytes=0,
+)
+LIMITS = Limits(tokens=1000, rows=64)
+
+
+def row(*ids: int) -> Tokens:
+    return Tokens(np.array(ids, np.int32), original=len(ids))
+
+
+class Bench:
+    """A started batcher over one fake model, its script and its reports."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.reports: list[BatchReport] = []
+        self.script = fake.Script()
+        self.backend = fake.load(CHECKPOINT, script=self.script)
+        self.batcher = Batcher(self.reports.append)
+        self.batcher.start()
+        self.batcher.open("m", self.backend, limits)
+
+    def hold(self) -> None:
+        """The next forward begins and stays."""
+        self.script.hold = threading.Event()
+        self.script.entered.clear()
+
+    async def entered(self) -> None:
+        assert await asyncio.to_thread(self.script.entered.wait, 10)
+
+    def release(self) -> None:
+        assert self.script.hold is not None
+        self.script.hold.set()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    if made.script.hold is not None:
+        made.script.hold.set()
+    made.batcher.close()
+
+
+
+
+def test_rows_come_back_in_the_calls_order_whatever_their_lengths(bench: Bench) -> None:
+    rows = [row(*range(1, n + 1)) for n in (9, 2, 30, 1, 5)]
+    ticket = asyncio.run(bench.batcher.submit("m", rows))
+    np.testing.assert_array_equal(ticket.vectors, np.stack([fake.vector(one.ids, 8) for one in rows]))
+
+
+def test_everything_runs_on_one_thread_that_is_not_the_callers(bench: Bench) -> None:
+    async def calls() -> None:
+        await asyncio.gather(*(bench.batcher.submit("m", [row(i)]) for i in range(1, 20)))
+
+    job = bench.batcher.run(threading.get_ident)
+    asyncio.run(calls())
+    assert {*bench.script.threads, job.result(10)} == {job.result(10)}
+    assert threading.get_ident() != job.result(10)
+
+
+def test_what_waits_while_the_device_is_busy_becomes_one_batch(bench: Bench) -> None:
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        others = [asyncio.create_task(bench.batcher.submit("m", [row(i)])) for i in range(2, 12)]
+        await asyncio.sleep(0)
+        assert bench.batcher.queue().items == 10
+        bench.release()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(calls())
+    assert [len(batch.rows) for batch in bench.script.batches] == [1, 10]
+
+
+def test_the_loop_answers_while_a_forward_is_blocked(bench: Bench) -> None:
+    async def calls() -> int:
+        bench.hold()
+        waiting = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        turns = 0
+        for _ in range(100):
+            await asyncio.sleep(0)
+            turns += 1
+        assert not waiting.done()
+        bench.release()
+        await waiting
+        return turns
+
+    assert asyncio.run(calls()) == 100
+
+
+def test_a_call_that_leaves_is_not_computed_and_is_reported_as_dropped(bench: Bench) -> None:
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        leaving = asyncio.create_task(bench.batcher.submit("m", [row(2), row(3)]))
+        staying = asyncio.create_task(bench.batcher.submit("m", [row(4)]))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert bench.batcher.queue().items == 1
+        bench.release()
+        await asyncio.gather(first, staying)
+
+    asyncio.run(calls())
+    assert bench.script.rows == 2
+    assert sum(report.dropped_rows for report in bench.reports) == 2
+
+
+def test_one_bad_row_fails_its_own_call_only(bench: Bench) -> None:
+    bench.script.failure = lambda tokens: RuntimeError("secret text") if 13 in tokens.ids else None
+
+    async def calls() -> list[object]:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        others = [asyncio.create_task(bench.batcher.submit("m", [row(i)])) for i in (12, 13, 14)]
+        await asyncio.sleep(0)
+        bench.release()
+        return list(await asyncio.gather(first, *others, return_exceptions=True))
+
+    answers = asyncio.run(calls())
+    assert [isinstance(answer, BackendFailed) for answer in answers] == [False, False, True, False]
+    assert "secret" not in str(answers[2])
+    assert bench.reports[-1].failed_rows == 1
+
+
+def test_a_row_that_is_not_finite_is_an_error_never_an_answer(bench: Bench) -> None:
+    bench.script.nan_ids = frozenset({13})
+
+    async def calls() -> list[object]:
+        return list(
+            await asyncio.gather(*(bench.batcher.submit("m", [row(i)]) for i in (12, 13)), return_exceptions=True)
+        )
+
+    answers = asyncio.run(calls())
+    assert [isinstance(answer, BackendFailed) for answer in answers] == [False, True]
+    assert sum(report.nonfinite_rows for report in bench.reports) == 1
+
+
+def test_the_report_counts_what_was_computed() -> None:
+    bench = Bench(Limits(1000, 64, (8, 16)))
+    try:
+        asyncio.run(bench.batcher.submit("m", [row(*range(10)), row(*range(3))]))
+    finally:
+        bench.batcher.close()
+    (report,) = bench.reports
+    assert (report.rows, report.tokens, report.padded_tokens, len(report.queue_s)) == (2, 13, 32, 2)
+
+
+def test_two_models_take_turns_by_who_has_waited_longest(bench: Bench) -> None:
+    order: list[str] = []
+    bench.batcher._on_batch = lambda report: order.append(report.model)
+    other = fake.load(CHECKPOINT, script=fake.Script())
+    bench.batcher.open("n", other, LIMITS)
+
+    async def calls() -> None:
+        bench.hold()
+        tasks = [asyncio.create_task(bench.batcher.submit("m", [row(1)]))]
+        await bench.entered()
+        for model in ("n", "m"):
+            tasks.append(asyncio.create_task(bench.batcher.submit(model, [row(2)])))
+            await asyncio.sleep(0.002)
+        bench.release()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(calls())
+    assert order == ["m", "n", "m"]
+
+
+def test_no_rows_is_no_wait(bench: Bench) -> None:
+    assert asyncio.run(bench.batcher.submit("m", [])).count == 0
+
+
+def test_a_job_runs_before_waiting_rows_and_hands_its_error_back(bench: Bench) -> None:
+    def boom() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        bench.batcher.run(boom).result(10)
+    assert bench.batcher.alive
+
+
+class Death(BaseException):
+    pass
+
+
+def test_the_death_of_the_thread_fails_what_waits_and_is_told(bench: Bench) -> None:
+    told = threading.Event()
+    bench.batcher.on_death = lambda error: told.set()
+    bench.script.failure = lambda tokens: Death()  # type: ignore[return-value,assignment]
+
+    async def calls() -> list[object]:
+        return list(
+            await asyncio.gather(*(bench.batcher.submit("m", [row(i)]) for i in range(1, 4)), return_exceptions=True)
+        )
+
+    answers = asyncio.run(calls())
+    assert all(isinstance(answer, BackendFailed) for answer in answers)
+    assert told.wait(10)
+    bench.batcher._thread.join(10)
+    assert not bench.batcher.alive
+    with pytest.raises(BackendFailed):
+        asyncio.run(bench.batcher.submit("m", [row(1)]))
+
+
+def test_close_fails_what_waits(bench: Bench) -> None:
+    async def calls() -> object:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        second = asyncio.create_task(bench.batcher.submit("m", [row(2)]))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(bench.batcher.close))
+        while not bench.batcher._closed:
+            await asyncio.sleep(0)
+        bench.release()
+        await closing
+        await first
+        return (await asyncio.gather(second, return_exceptions=True))[0]
+
+    assert isinstance(asyncio.run(calls()), BackendFailed)
+
+
+def test_status_shows_a_busy_device(bench: Bench) -> None:
+    async def calls() -> tuple[bool, float | None]:
+        assert bench.batcher.busy_s is None
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        busy_s = bench.batcher.busy_s
+        bench.release()
+        await first
+        return bench.batcher.alive, busy_s
+
+    alive, busy_s = asyncio.run(calls())
+    assert alive
+    assert busy_s is not None
+    assert bench.batcher.queue().tokens_per_s is not None
