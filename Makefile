@@ -1,0 +1,33 @@
+# GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
+
+.PHONY: help serve test check format model clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+serve: ## install what is missing and serve the default model on 127.0.0.1:9000 (HOST, PORT)
+	@.ci/install serve
+	@exec .venv/bin/vecgate serve
+
+test: ## install what is missing and run the tests (ARGS="-k name" goes to pytest)
+	@.ci/install test
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: ## formatting, lint, types, tests: what CI runs
+	@.ci/install test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	@$(MAKE) --no-print-directory test
+
+format: ## format the code and mend what lint can mend
+	@.ci/install test
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+model: ## install the default model's files only
+	@.ci/install model
+
+clean: ## remove .venv, caches and build results
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
