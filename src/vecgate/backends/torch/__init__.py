@@ -1,0 +1,171 @@
+"""Any Hugging Face encoder through transformers, on mps, cuda or cpu: the only door to torch and transformers.
+
+Knows nothing of texts, engines or HTTP: token ids go in, float32 rows come out.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from vecgate.backends.torch import devices, weights
+from vecgate.backends.torch.devices import Device
+from vecgate.backends.torch.pooling import pool
+from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
+from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def load(
+    checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", memory_fraction: float = 0.8
+) -> TorchBackend:
+    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16.
+
+    Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
+    device's memory, CheckpointError for files that do not make the whole model.
+    """
+    where = devices.find(device, memory_fraction)
+    compute = weights.dtype_for(dtype, checkpoint, where)
+    config = weights.read_config(checkpoint)
+    batch_tokens = weights.batch_tokens(checkpoint, config, compute, where)
+    model = weights.read_model(checkpoint, config, compute)
+    dense = torch.nn.Sequential(*(weights.read_dense(layer) for layer in checkpoint.dense))
+    try:
+        return TorchBackend(checkpoint, where, _on(where, model), _on(where, dense), batch_tokens)
+    except RuntimeError as error:
+        raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {weights.first_line(error)}") from error
+
+
+def _on(device: Device, module: M) -> M:
+    moved: M = module.to(device.place)
+    return moved
+
+
+class TorchBackend:
+    """One model on one device."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: Device,
+        model: PreTrainedModel,
+        dense: torch.nn.Sequential,
+        batch_tokens: int,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._device = device
+        self._model: PreTrainedModel | None = model
+        self._dense = dense
+        table: Any = model.get_input_embeddings()
+        self._vocabulary = int(table.weight.shape[0])
+        tensors = (*model.parameters(), *model.buffers(), *dense.parameters())
+        self.card = BackendCard(
+            backend="torch",
+            device=device.label,
+            dtype=weights.name_of(model.dtype),
+            dimensions=_dimensions(checkpoint, model, dense),
+            pad_lengths=device.lengths(checkpoint.max_tokens),
+            batch_tokens=batch_tokens,
+            weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
+        )
+
+    def forward(self, batch: Batch) -> Vectors:
+        model = self._model
+        if model is None:
+            raise BackendFailed("The model is closed.")
+        if not batch.rows:
+            return np.zeros((0, self.card.dimensions), np.float32)
+        self._check(batch)
+        try:
+            with torch.inference_mode():
+                return self._forward(model, batch.rows)
+        except (RuntimeError, IndexError, MemoryError) as error:
+            raise _failure(error, batch) from error
+
+    def memory(self) -> Memory:
+        active, cache = self._device.held()
+        return Memory(active, cache, self._device.limit_bytes)
+
+    def trim(self) -> None:
+        self._device.trim()
+
+    def close(self) -> None:
+        self._model = None
+        self._dense = torch.nn.Sequential()
+        gc.collect()
+        self._device.trim()
+
+    def _check(self, batch: Batch) -> None:
+        """A GPU answers an id outside the table with noise (mps) or with the end of the process (cuda)."""
+        most = self._checkpoint.max_tokens
+        for row in batch.rows:
+            if not 0 < len(row) <= most:
+                raise BackendFailed(f"A row of {len(row)} tokens can't be computed: the model takes 1 to {most}.")
+            if row.ids.min() < 0 or row.ids.max() >= self._vocabulary:
+                raise BackendFailed(f"A token id is outside the model's vocabulary of {self._vocabulary}.")
+
+    def _forward(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> Vectors:
+        ids, spans = self._padded(rows)
+        lengths, seconds, prompts = (span[:, None] for span in spans)
+        at = torch.arange(ids.shape[1], device=ids.device)[None]
+        real = at < lengths
+        inputs = {"input_ids": ids, "attention_mask": real.long()}
+        if self._checkpoint.token_types:
+            inputs["token_type_ids"] = (real & (at >= seconds)).long()
+        out = model(**inputs)
+        if self._checkpoint.task == "rerank":
+            result = out.logits
+        else:
+            result = self._dense(pool(out.last_hidden_state.float(), real, at >= prompts, self._checkpoint.pooling))
+        # A copy, so that no row keeps the batch's hidden states alive.
+        copied = result[: len(rows)].to("cpu", torch.float32, copy=True)
+        return np.ascontiguousarray(copied.numpy())
+
+    def _padded(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids (B, L) padded right, and (3, B): each row's length, start of segment B, ids of the prompt."""
+        assert self.card.pad_lengths is not None
+        width = _at_least(self.card.pad_lengths, max(map(len, rows)))
+        height = _at_least(self._device.row_counts or (), len(rows))
+        ids = np.full((height, width), self._checkpoint.pad_id, np.int64)
+        spans: NDArray[np.int64] = np.zeros((3, height), np.int64)
+        spans[0], spans[1] = 1, width  # a row that only fills the batch attends to its first pad: no mask is all False
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row.ids
+            spans[0, index] = len(row)
+            if row.second is not None:
+                spans[1, index] = row.second
+            if not self._checkpoint.include_prompt:
+                spans[2, index] = row.prompt
+        place = self._device.place
+        return torch.from_numpy(ids).to(place), torch.from_numpy(spans).to(place)
+
+
+def _dimensions(checkpoint: Checkpoint, model: PreTrainedModel, dense: torch.nn.Sequential) -> int:
+    if checkpoint.task == "rerank":
+        return 1
+    linears = [module for module in dense.modules() if isinstance(module, torch.nn.Linear)]
+    if linears:
+        return linears[-1].out_features
+    text: Any = model.config.get_text_config()
+    return int(text.hidden_size) * len(checkpoint.pooling)
+
+
+def _at_least(steps: tuple[int, ...], count: int) -> int:
+    return next((step for step in steps if step >= count), count)
+
+
+def _failure(error: Exception, batch: Batch) -> BackendFailed:
+    """What a client may read of it; torch's own words, which may show values, stay in the cause."""
+    what = f"a batch of {len(batch.rows)} rows of up to {max(map(len, batch.rows))} tokens"
+    text = str(error).lower()
+    full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+    return OutOfMemory(f"The device has no room for {what}.") if full else BackendFailed(f"The model failed on {what}.")

@@ -1,0 +1,131 @@
+"""Where a torch model runs: one function a kind of device holds every line that is special to it.
+
+Knows no model and no checkpoint's files, only what a device can do and how much it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from vecgate.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a model runs, and all that differs from one kind of device to another.
+
+    lengths: the longest row -> the lengths rows are padded to. row_counts: the batch heights to pad to (None: any).
+    held: -> (bytes held by arrays, bytes kept for reuse).
+    """
+
+    place: torch.device
+    label: str
+    total_bytes: int
+    limit_bytes: int
+    bfloat16: bool
+    batch_tokens: int
+    lengths: Callable[[int], tuple[int, ...]]
+    held: Callable[[], tuple[int, int]]
+    trim: Callable[[], None]
+    row_counts: tuple[int, ...] | None = None
+
+
+def cpu(fraction: float) -> Device:
+    """torch can't bound what a CPU process takes, so the bound is kept by refusing the load."""
+    process, total = psutil.Process(), psutil.virtual_memory().total
+    return Device(
+        place=torch.device("cpu"),
+        label="cpu",
+        total_bytes=total,
+        limit_bytes=int(fraction * total),
+        bfloat16=True,
+        batch_tokens=2048,
+        lengths=_eights,
+        held=lambda: (process.memory_info().rss, 0),
+        trim=lambda: None,
+    )
+
+
+def cuda(fraction: float, index: int | None = None) -> Device:
+    place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+    torch.cuda.set_per_process_memory_fraction(fraction, place)
+    total = torch.cuda.get_device_properties(place).total_memory
+
+    def held() -> tuple[int, int]:
+        active = torch.cuda.memory_allocated(place)
+        return active, torch.cuda.memory_reserved(place) - active
+
+    return Device(
+        place=place,
+        label=f"{place} {torch.cuda.get_device_name(place)}",
+        total_bytes=total,
+        limit_bytes=int(fraction * total),
+        bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
+        batch_tokens=16384,
+        lengths=_eights,
+        held=held,
+        trim=torch.cuda.empty_cache,
+    )
+
+
+def mps(fraction: float) -> Device:
+    """Every new shape costs Metal a graph and buffers that only empty_cache frees, so shapes are few here."""
+    torch.mps.set_per_process_memory_fraction(float(fraction))
+    total = torch.mps.recommended_max_memory()
+
+    def held() -> tuple[int, int]:
+        active = torch.mps.current_allocated_memory()
+        return active, max(torch.mps.driver_allocated_memory() - active, 0)
+
+    return Device(
+        place=torch.device("mps"),
+        label="mps",
+        total_bytes=total,
+        limit_bytes=int(fraction * total),
+        bfloat16=torch.backends.mps.is_macos_or_newer(14, 0),
+        batch_tokens=16384,
+        lengths=_coarse,
+        held=held,
+        trim=torch.mps.empty_cache,
+        row_counts=_HEIGHTS,
+    )
+
+
+_HEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def _eights(longest: int) -> tuple[int, ...]:
+    return (*range(8, longest, 8), longest)
+
+
+def _coarse(longest: int) -> tuple[int, ...]:
+    """Multiples of 32 up to 256, then four steps an octave: at most a quarter of a row is padding."""
+    steps = [*range(32, 256, 32)]
+    octave = 256
+    while octave < longest:
+        steps += range(octave, 2 * octave, octave // 4)
+        octave *= 2
+    return (*(step for step in steps if step < longest), longest)
+
+
+def find(name: str, fraction: float) -> Device:
+    there = {
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+        "cpu": True,
+    }
+    kind, _, index = name.partition(":")
+    if name == "auto":
+        kind = next(kind for kind, found in there.items() if found)
+    if kind not in there or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError(f"device {name!r} is not known; use auto, cpu, mps, cuda or cuda:N.")
+    if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
+        found = ", ".join(kind for kind, found in there.items() if found)
+        raise ConfigError(f"device {name!r} is not there (torch {torch.__version__} finds: {found}).")
+    if kind == "cuda":
+        return cuda(fraction, int(index) if index else None)
+    return mps(fraction) if kind == "mps" else cpu(fraction)
