@@ -1,0 +1,160 @@
+"""What a setting's value may be: readers of text and TOML values, each with its rule in words.
+
+Knows no setting, no file and no environment; a reader raises ValueError, never saying why: the rule in words says it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """allowed: the rule in words. toml: the types a TOML file may give. read: one of those, or text -> the value."""
+
+    allowed: str
+    toml: tuple[type, ...]
+    read: Callable[[Any], Any]
+    metavar: str = ""
+
+
+def check(holds: bool) -> None:
+    """Raises ValueError unless it holds."""
+    if not holds:
+        raise ValueError
+
+
+def text(raw: Any) -> str:
+    """One printable line that is not empty."""
+    line = str(raw).strip()
+    check(line != "" and line.isprintable())
+    return line
+
+
+def maybe(raw: Any) -> str | None:
+    """One printable line; None for an empty one."""
+    return text(raw) if str(raw).strip() else None
+
+
+def home(path: str) -> Path:
+    """The path with a leading ~ expanded, where there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def folder(raw: Any) -> Path:
+    return home(text(raw))
+
+
+def maybe_folder(raw: Any) -> Path | None:
+    return folder(raw) if str(raw).strip() else None
+
+
+def switch(raw: Any) -> bool:
+    word = str(raw).strip().lower()
+    check(word in WORDS)
+    return WORDS[word]
+
+
+def size(raw: Any) -> int:
+    """Whole bytes: 1048576, 1MiB, 1.5 GB."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-z]*)", str(raw).strip().lower())
+    if match is None or match[2] not in UNITS:
+        raise ValueError
+    exact = Decimal(match[1]) * UNITS[match[2]]
+    check(exact == int(exact) and 1 <= exact <= 2**40)
+    return int(exact)
+
+
+def items(raw: Any) -> tuple[str, ...]:
+    """The items of a list, of JSON text of one, or of text with commas; blanks around them and repeats are dropped."""
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw) if raw.lstrip().startswith("[") else [item for item in raw.split(",") if item.strip()]
+        except RecursionError:
+            raise ValueError from None
+    check(isinstance(raw, list | tuple) and all(isinstance(item, str) for item in raw))
+    return tuple(dict.fromkeys(item.strip() for item in raw))
+
+
+def host(raw: Any) -> str:
+    """A host name or IP address in lower case, without brackets and without the root's dot."""
+    name = str(raw).strip().lower()
+    if ":" in name:
+        return str(ipaddress.IPv6Address(re.sub(r"^\[(.*)\]$", r"\1", name)))
+    if re.fullmatch(r"[0-9.]+", name):
+        return str(ipaddress.IPv4Address(name))
+    check(re.fullmatch(r"[a-z0-9_][a-z0-9_.-]{0,252}", name) is not None)
+    return name.rstrip(".")
+
+
+def hosts(raw: str) -> str:
+    """A host, or *. before one for all below it."""
+    return "*." + host(raw[2:]) if raw.startswith("*.") else host(raw)
+
+
+def origin(raw: str) -> str:
+    """An origin as browsers send it: lower case, no default port, no slash at the end."""
+    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", raw.lower())
+    if match is None:
+        raise ValueError
+    scheme, name, port = match.groups()
+    usual = {"http": "80", "https": "443"}.get(scheme)
+    return f"{scheme}://{name}" + (f":{int(port)}" if port and port != usual else "")
+
+
+def key(raw: str) -> str:
+    """What an Authorization header can carry as it stands."""
+    check(re.fullmatch(r"[\x21-\x7e]+", raw) is not None)
+    return raw
+
+
+def whole(low: int, high: int) -> Kind:
+    def read(raw: Any) -> int:
+        digits = str(raw).strip()
+        check(re.fullmatch(r"[0-9]{1,18}", digits) is not None and low <= int(digits) <= high)
+        return int(digits)
+
+    return Kind(f"a whole number from {low} to {high}", (int,), read, "N")
+
+
+def number(allowed: str, holds: Callable[[float], bool], metavar: str) -> Kind:
+    def read(raw: Any) -> float:
+        digits = str(raw).strip()
+        check(re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", digits) is not None)
+        check(holds(float(digits)))
+        return float(digits)
+
+    return Kind(allowed, (int, float), read, metavar)
+
+
+def one_of(*choices: str, note: str = "") -> Kind:
+    by_fold = {choice.casefold(): choice for choice in choices}
+
+    def read(raw: Any) -> str:
+        folded = str(raw).strip().casefold()
+        check(folded in by_fold)
+        return by_fold[folded]
+
+    return Kind(f"{', '.join(choices[:-1])} or {choices[-1]}{note}", (str,), read, "NAME")
+
+
+def list_of(allowed: str, item: Callable[[str], str], metavar: str, *, star: bool = False) -> Kind:
+    """Several of `item`, as JSON, with commas or as a TOML array; `star`: * is an item too."""
+
+    def read(raw: Any) -> tuple[str, ...]:
+        return tuple(dict.fromkeys("*" if star and each == "*" else item(each) for each in items(raw)))
+
+    return Kind(f"{allowed}; several as a JSON list or with commas", (str, list), read, metavar)
