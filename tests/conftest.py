@@ -1,0 +1,38 @@
+"""What every test stands on: a clean environment, no network beyond this machine, the small tests first."""
+
+import os
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vecgate.config import CONFIG, SETTINGS
+
+FIRST = ("test_tiny.py", "test_house.py")
+
+for name in (CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))):
+    os.environ.pop(name, None)  # a developer's own settings change no test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """FIRST run first: what they find explains most other failures."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect" or not isinstance(address := arguments[1], tuple):
+        return
+    host = address[0].partition("%")[0]
+    if host != "localhost" and not ip_address(host).is_loopback:
+        raise AssertionError(f"A test reached for {address}; tests need no network.")
+
+
+sys.addaudithook(_loopback_only)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top of the checkout."""
+    return Path(__file__).parent.parent

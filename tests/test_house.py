@@ -1,0 +1,264 @@
+"""The house rules as tests: who may import whom, which package has which door, what start-up must not load."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src"
+
+GROUND = {"core", "errors"}
+ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is not named here is not allowed
+    "": set(),  # vecgate itself: the version
+    "__main__": {"cli"},
+    "cli": {"", "app", "config", "errors", "logs", "protocols", "server"},
+    "app": {"", "backends", "config", "engine", "guard", "metrics", "protocols", "server"} | GROUND,
+    "server": GROUND,
+    "guard": {"access", "flight", "logs"} | GROUND,
+    "access": GROUND,
+    "flight": GROUND,
+    "metrics": GROUND,
+    "logs": {"config"} | GROUND,
+    "config": {"kinds"} | GROUND,
+    "kinds": {"errors"},
+    "protocols": {""} | GROUND,
+    "engine": {"backends"} | GROUND,
+    "backends": GROUND,
+    "core": set(),
+    "errors": set(),
+}
+DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what lies under them) that may import it
+    "dotenv": ("vecgate.config",),
+    "granian": ("vecgate.server", "vecgate.cli"),
+    "huggingface_hub": ("vecgate.engine.checkpoint", "vecgate.engine.hub"),
+    "litestar": ("vecgate.app", "vecgate.guard", "vecgate.protocols"),
+    "mlx": ("vecgate.backends.mlx",),
+    "mlx_lm": ("vecgate.backends.mlx.decoder",),
+    "prometheus_client": ("vecgate.metrics",),
+    "ray": ("vecgate.ray_serve",),
+    "sentence_transformers": ("vecgate.engine.reference",),
+    "tiktoken": ("vecgate.protocols.openai", "vecgate.protocols.token_ids"),
+    "tokenizers": ("vecgate.engine",),
+    "torch": ("vecgate.backends.torch", "vecgate.engine.reference"),
+    "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
+}
+SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".plain", ".token_ids", ".vectors")}
+OVER_PROTOCOLS = {"vecgate.protocols.openapi"}
+"""Describes all routes from their table; no protocol imports it."""
+SHARED_BY_FAMILIES = {f"vecgate.backends.mlx.{name}" for name in ("layers", "pooling", "weights")}
+RUN_AS_SCRIPT = {"vecgate.engine.reference"}
+SLOW = {"torch", "transformers", "mlx", "mlx_lm", "sentence_transformers", "ray"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SRC.rglob("*.py"))}
+
+
+def imports(source: str) -> Iterator[str]:
+    """Every module an import statement names, wherever it stands (type-only and in functions too); literals given to
+    import_module count. `from a import b` names a.b where that is a module of ours."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in MODULES else base
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if called in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def room(module: str) -> str:
+    return f"{module}.".split(".")[1]
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(place + ".") for place in places)
+
+
+def broken_rules(module: str, source: str) -> list[str]:
+    """One sentence for each import of `source` that the house forbids to `module`."""
+    found = []
+    for name in imports(source):
+        top = name.partition(".")[0]
+        if name.startswith("."):
+            found.append(f"{module}: a relative import ({name}) hides which room it enters")
+        elif top in DOORS and not within(module, DOORS[top]):
+            found.append(f"{module} imports {name}; the door to {top} is {' and '.join(DOORS[top])}")
+        elif top == "vecgate" and room(name) != room(module) and room(name) not in ROOMS.get(room(module), set()):
+            found.append(
+                f"{module} imports {name}; {room(module)!r} may import {sorted(ROOMS.get(room(module), set()))}"
+            )
+        elif between_siblings(module, name):
+            found.append(f"{module} imports its neighbour {name}; deleting one file must delete one thing")
+        elif name in RUN_AS_SCRIPT:
+            found.append(f"{module} imports {name}, which runs in a process of its own")
+    return found
+
+
+def between_siblings(module: str, name: str) -> bool:
+    """A protocol that imports another one, a backend that imports another one, a family that imports another one."""
+    if module == name or module in OVER_PROTOCOLS:
+        return False
+    if within(module, ("vecgate.protocols",)) and within(name, ("vecgate.protocols",)):
+        return name not in SHARED_BY_PROTOCOLS and module != "vecgate.protocols"
+    wing = "vecgate.backends."
+    if module.startswith(wing) and name.startswith(wing) and module.split(".")[2] != name.split(".")[2]:
+        return True
+    comb = "vecgate.backends.mlx."
+    if not (module.startswith(comb) and name.startswith(comb)):
+        return False
+    return name not in SHARED_BY_FAMILIES and module not in {comb + "backend", comb + "decoder"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_import_enters_a_room_that_is_open_to_it(module: str) -> None:
+    assert broken_rules(module, MODULES[module].read_text("utf-8")) == []
+
+
+def test_every_file_lies_in_a_known_room() -> None:
+    assert {room(module) for module in MODULES} <= ROOMS.keys()
+
+
+def test_no_room_reaches_itself_through_others() -> None:
+    left = {name: set(open_to) for name, open_to in ROOMS.items()}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("vecgate.protocols.openai", "import vecgate.engine.local"),
+        ("vecgate.protocols.openai", "from vecgate.protocols import native"),
+        ("vecgate.protocols.openai", "from vecgate import config"),
+        ("vecgate.protocols.vectors", "from .native import ROUTES"),
+        ("vecgate.engine.local", "if TYPE_CHECKING:\n    from litestar import Litestar"),
+        ("vecgate.engine.batcher", "from vecgate.metrics import Metrics"),
+        ("vecgate.backends.fake", "from vecgate.engine import names"),
+        ("vecgate.backends.fake", "from vecgate.backends.torch import load"),
+        ("vecgate.backends.fake", "def f():\n    import torch.nn"),
+        ("vecgate.backends.mlx.bert", "from vecgate.backends.mlx.qwen3 import Model"),
+        ("vecgate.engine.verify", "import_module('transformers')"),
+        ("vecgate.core", "from vecgate.errors import VecgateError"),
+        ("vecgate.app", "import prometheus_client"),
+        ("vecgate.guard", "from vecgate.app import create_app"),
+    ],
+)
+def test_a_forbidden_import_is_seen(module: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("engine.names", "protocols.native"):
+        monkeypatch.setitem(MODULES, f"vecgate.{name}", SRC)
+    assert len(broken_rules(module, source)) == 1
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level names that a fresh interpreter has imported after the statement and had not before it."""
+    script = f"import sys; had = set(sys.modules); {statement}; print(*(set(sys.modules) - had))"
+    path = f"import sys; sys.path.insert(0, {str(SRC)!r}); "
+    run = subprocess.run([sys.executable, "-c", path + script], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+def test_importing_vecgate_imports_no_third_party() -> None:
+    assert loaded_by("import vecgate") - sys.stdlib_module_names == {"vecgate"}
+
+
+@pytest.mark.parametrize("module", ["cli", "config", "app", "engine.local", "protocols", "backends"])
+def test_importing_a_room_loads_no_compute_library(module: str) -> None:
+    loaded = loaded_by(f"import vecgate.{module}")
+    assert "vecgate" in loaded
+    assert loaded & SLOW == set()
+
+
+def test_the_command_line_imports_no_server_for_its_help() -> None:
+    assert loaded_by("import vecgate.cli") & {"litestar", "granian", "numpy"} == set()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def normal(distribution: str) -> str:
+    """A distribution's name out of a requirement, as PEP 503 spells it."""
+    name = re.match(r"[A-Za-z0-9._-]+", distribution)
+    assert name is not None
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    lists = [PROJECT["optional-dependencies"][extra] for extra in extras] or [PROJECT["dependencies"]]
+    return {normal(requirement) for requirements in lists for requirement in requirements}
+
+
+def third_parties() -> set[str]:
+    """The distributions that src imports, by their normal names."""
+    tops = {name.partition(".")[0] for path in MODULES.values() for name in imports(path.read_text("utf-8"))}
+    owners = packages_distributions()
+    return {
+        normal(owners[top][0] if top in owners else top) for top in tops - sys.stdlib_module_names - {"vecgate"} if top
+    }
+
+
+def test_every_package_imported_is_declared() -> None:
+    assert third_parties() <= declared() | declared("torch", "dev", "reload")
+
+
+def test_every_package_declared_is_imported() -> None:
+    on_apple_silicon = {"mlx", "mlx-lm"}
+    assert declared() - on_apple_silicon <= third_parties()
+
+
+def test_every_package_declared_is_pinned_for_ci() -> None:
+    lines = (ROOT / ".ci" / "constraints.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert declared() | declared("torch", "reload", "dev") <= {normal(name) for name in pins}
+    assert pins["torch"] == "2.13.0"
+
+
+def test_names_of_the_field_only() -> None:
+    banned = re.compile(r"Manager|Factory|Service|Helper|Util|^Base|Impl$|^Handler")
+    classes = {
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {name for name in classes if banned.search(name)} == set()
+
+
+BLANKET = {
+    "vecgate/engine/batcher.py": 3,  # around forward; a job's error to its caller, the device thread's to all of them
+    "vecgate/engine/local.py": 1,  # around loading: whatever a backend raises, the state is "failed" and says why
+    "vecgate/guard.py": 1,  # renders what nobody foresaw
+}
+
+
+def test_blanket_excepts_stand_where_they_have_a_reason() -> None:
+    places = Counter(
+        path.relative_to(SRC).as_posix()
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or catches_all(node.type))
+    )
+    assert places <= Counter(BLANKET)
+
+
+def catches_all(caught: ast.expr) -> bool:
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(isinstance(name, ast.Name) and name.id in ("Exception", "BaseException") for name in names)
