@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from math import ceil
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
-from litestar.response.base import ASGIResponse
 
 from vecgate import __version__, protocols
-from vecgate.backends import choose, open_backend
+from vecgate.backends import choose, mlx_possible, open_backend
 from vecgate.config import Settings
 from vecgate.core import Engine, Task
 from vecgate.engine import checkpoint
@@ -41,7 +42,7 @@ def build(settings: Settings) -> tuple[Guard, Life]:
 
 def build_engine(settings: Settings, metrics: Metrics) -> LocalEngine:
     """The engine over the settings' models; `start` loads them."""
-    models = [_model(settings, settings.model_name, "embed")]
+    models = [_embedder(settings)]
     if settings.cross_encoder_model:
         models.append(_model(settings, settings.cross_encoder_model, "rerank"))
     return LocalEngine(
@@ -55,7 +56,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     table = protocols.routes()
     render = protocols.render_for(table)
     litestar = Litestar(
-        route_handlers=protocols.mount(table, engine, _site(settings, engine, metrics, table)),
+        route_handlers=protocols.mount(table, engine, _site(settings, engine, metrics, table, lambda: guard)),
         exception_handlers={HTTPException: partial(_outside_a_route, render)},
         on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
         on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
@@ -63,9 +64,10 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         logging_config=None,
         request_max_body_size=None,
     )
-    return Guard(
+    guard = Guard(
         litestar,
         render=render,
+        routes={path for route in table for path in route.paths},
         keys=settings.api_key,
         hosts=settings.allowed_hosts,
         origins=settings.allowed_origins,
@@ -78,3 +80,63 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         on_request=metrics.on_request,
         on_shed=metrics.on_shed,
     )
+    return guard
+
+
+def _embedder(settings: Settings) -> Model:
+    """MLX_MODEL_PATH where MLX is what serves it, else MODEL_NAME."""
+    if settings.mlx_model_path and mlx_possible(settings.backend):
+        model = _model(settings, settings.mlx_model_path, "embed")
+        if model.backend_name == "mlx":
+            return model
+    return _model(settings, settings.model_name, "embed")
+
+
+def _model(settings: Settings, name: str, task: Task) -> Model:
+    """One model, found on disk and given a backend; its weights are read later, on the device thread."""
+    found = checkpoint.resolve(name, cache=settings.cache_dir)
+    read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
+    if settings.served_name and task == "embed":
+        read = replace(read, name=settings.served_name, aliases=())
+    backend, why = choose(settings.backend, read.family)
+    opened = partial(
+        open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction
+    )
+    return Model(read, opened, backend, why)
+
+
+def _site(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics,
+    table: tuple[protocols.Route, ...],
+    guard: Callable[[], Guard],
+) -> protocols.Site:
+    return protocols.Site(
+        max_inputs=settings.max_inputs,
+        max_texts_per_request=settings.max_texts_per_request,
+        max_passages_per_rerank=settings.max_passages_per_rerank,
+        batch_size=settings.batch_size,
+        cut=settings.truncate,
+        token_ids=settings.token_ids,
+        tiktoken_dir=settings.tiktoken_dir,
+        key_required=bool(settings.api_key),
+        metrics=lambda: metrics.expose(engine.status(), in_flight=guard().in_flight, body_bytes=guard().body_bytes),
+        document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
+    )
+
+
+def _retry_after_s(engine: Engine) -> int:
+    """Whole seconds until what waits should be done, 1 to 60: queued tokens over the measured rate."""
+    queue = engine.status().queue
+    return 1 if not queue.tokens_per_s else min(60, max(1, ceil(queue.tokens / queue.tokens_per_s)))
+
+
+def _outside_a_route(render: Any, request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Litestar's own refusals (unknown path) in the dialect of the path."""
+    path = request.scope["path"]
+    told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
+    if error.status_code == 405:
+        told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}.")
+    status, headers, body = render(path, told)
+    return Response(body, status_code=status, media_type="application/json", headers=headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from vecgate import __version__
 from vecgate.config import Settings, add_flags, flags_of, load, unknown_flag, warnings
 from vecgate.errors import CheckpointError, ConfigError
+
+log = logging.getLogger("vecgate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,16 +68,13 @@ def serve(settings: Settings) -> int:
     from vecgate.app import build
 
     port = server.free_port(settings.host, settings.port)
-    logs.configure(settings.log_level, settings.log_format)
-    for warning in warnings(settings):
-        logs.warn(warning)
     app, life = build(settings)
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    logs.say(f"vecgate {__version__} on http://{shown}:{port} (try /docs); the model loads meanwhile, see /health")
-    try:
+    with logs.logging_to(level=settings.log_level, form=settings.log_format):
+        for warning in warnings(settings):
+            log.warning(warning)
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        log.info("vecgate %s listens on http://%s:%d, with its documentation at /docs.", __version__, shown, port)
         return server.run(app, life, settings.host, port, settings.drain_timeout_s)
-    finally:
-        logs.stop()
 
 
 def _reloading(settings: Settings) -> int:

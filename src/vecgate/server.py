@@ -95,6 +95,7 @@ async def _serve(app: Any, life: Life, host: str, port: int, drain_timeout_s: fl
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
         log_enabled=False,
     )
+    logging.getLogger("_granian").setLevel(logging.ERROR)  # its start-up lines would stand beside ours
     loop = asyncio.get_running_loop()
     told, died = asyncio.Event(), asyncio.Event()
     _on_signals(told)

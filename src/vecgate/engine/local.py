@@ -61,6 +61,7 @@ class Model:
 
     checkpoint: Checkpoint
     open: Callable[[], Backend]
+    backend_name: str
     why: str = ""
     state: State = "loading"
     error: str | None = None
@@ -206,6 +207,7 @@ class LocalEngine:
             weight_bytes=checkpoint.weight_bytes,
             revision=checkpoint.revision,
             space=checkpoint.fingerprint,
+            backend=model.backend_name,
             why=model.why or None,
             load_s=model.load_s,
             warmup_s=model.warmup_s,
@@ -215,7 +217,6 @@ class LocalEngine:
         loaded = model.backend.card
         return replace(
             card,
-            backend=loaded.backend,
             device=loaded.device,
             dtype=loaded.dtype,
             dimensions=loaded.dimensions,

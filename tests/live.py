@@ -1,0 +1,94 @@
+"""A real `vecgate serve` in a process of its own, for tests that need the socket, the signals or the real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+START_LIMIT_S = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "vecgate", *arguments]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment without settings of vecgate's own, plus the given ones."""
+    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_PRELOAD", "OPENBLAS_NUM_THREADS", "TMPDIR")
+    return {name: os.environ[name] for name in kept if name in os.environ} | settings
+
+
+class Live:
+    """`with Live(PORT=...) as server`: started, not yet ready; stopped with SIGTERM at the end."""
+
+    def __init__(self, cwd: Path, *flags: str, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._errors = (cwd / f"server-{self.port}.log").open("w+b")
+        self.process = subprocess.Popen(
+            command("serve", *flags),
+            env=environment(PORT=str(self.port), **settings),
+            cwd=cwd,
+            stdout=self._errors,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+        self._errors.close()
+
+    def log(self) -> str:
+        self._errors.flush()
+        return Path(self._errors.name).read_text(errors="replace")
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        return self.ask(urllib.request.Request(self.url + path, headers=headers))
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.ask(
+            urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **headers}, method="POST")
+        )
+
+    def ask(self, request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, dict(answer.headers.items()), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers.items()), error.read()
+
+    def wait_for(self, path: str, status: int) -> None:
+        """Until a GET answers `status`; the server's log in the message when it does not come."""
+        until = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                if self.get(path)[0] == status:
+                    return
+            except (urllib.error.URLError, ConnectionError):
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"{path} never answered {status}; the server said:\n{self.log()}")
+
+    def ready(self) -> Live:
+        self.wait_for("/health/ready", 200)
+        return self
