@@ -1,0 +1,226 @@
+"""The whole server with the real MiniLM, over its socket: right rows, the OpenAI SDK, start, mistakes and the end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from tests.awkward import TEXTS
+from tests.live import Live, command, environment, free_port
+
+from vecgate.engine import checkpoint
+
+REFERENCE = Path(checkpoint.__file__).with_name("reference.py")
+TOLERANCE = 1e-6
+"""max |difference| of unit rows in fp32: the reference itself moves by 4e-7 between one batch and another."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with Live(tmp_path_factory.mktemp("server")) as started:
+        yield started.ready()
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    return checkpoint.resolve("minilm").folder
+
+
+@pytest.fixture(scope="module")
+def expected(minilm: Path) -> np.ndarray:
+    """sentence-transformers' rows of TEXTS, from a process that does not know vecgate."""
+    answer = subprocess.run(
+        [sys.executable, REFERENCE, str(minilm), "--normalize"],
+        input=json.dumps(TEXTS).encode(),
+        capture_output=True,
+        check=True,
+    )
+    found: np.ndarray = np.load(io.BytesIO(answer.stdout))
+    return found
+
+
+def rows(server: Live, texts: str | list[str]) -> np.ndarray:
+    status, _, body = server.post("/v1/embeddings", {"input": texts, "encoding_format": "base64"})
+    assert status == 200, body
+    data = json.loads(body)["data"]
+    assert [one["index"] for one in data] == list(range(len(data)))
+    return np.stack([np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data])
+
+
+def worst(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max())
+
+
+def test_in_one_batch(server: Live, expected: np.ndarray) -> None:
+    assert worst(rows(server, TEXTS), expected) < TOLERANCE
+
+
+def test_alone(server: Live, expected: np.ndarray) -> None:
+    found = np.concatenate([rows(server, text) for text in TEXTS])  # 40 calls
+    assert worst(found, expected) < TOLERANCE
+
+
+def test_shuffled(server: Live, expected: np.ndarray) -> None:
+    order = random.Random(7).sample(range(len(TEXTS)), len(TEXTS))
+    assert worst(rows(server, [TEXTS[i] for i in order]), expected[order]) < TOLERANCE
+
+
+def test_from_32_clients_at_once(server: Live, expected: np.ndarray) -> None:
+    def client(seed: int) -> float:
+        chosen = random.Random(seed).sample(range(len(TEXTS)), 4)
+        return worst(rows(server, [TEXTS[i] for i in chosen]), expected[chosen])
+
+    with ThreadPoolExecutor(32) as pool:
+        assert max(pool.map(client, range(32))) < TOLERANCE
+
+
+def test_floats_are_the_same_numbers_as_base64(server: Live) -> None:
+    body = server.post("/v1/embeddings", {"input": TEXTS[:20]})[2]
+    floats = np.array([one["embedding"] for one in json.loads(body)["data"]], np.float32)
+    np.testing.assert_array_equal(floats, rows(server, TEXTS[:20]))
+
+
+def test_dimensions_are_cut_then_renormalised(server: Live, expected: np.ndarray) -> None:
+    body = server.post("/v1/embeddings", {"input": TEXTS[36], "dimensions": 64})[2]
+    found = np.array(json.loads(body)["data"][0]["embedding"], np.float32)
+    cut = expected[36, :64] / np.linalg.norm(expected[36, :64])
+    assert np.abs(found - cut).max() < TOLERANCE
+
+
+def test_native_rows_and_similarity(server: Live, expected: np.ndarray) -> None:
+    native = json.loads(server.post("/api/v1/embed/", {"texts": TEXTS[35:]})[2])
+    assert native["dim"] == 384
+    assert worst(np.array(native["vectors"], np.float32), expected[35:]) < TOLERANCE
+    ranked = json.loads(server.post("/rerank", {"query": TEXTS[39], "passages": TEXTS[36:39]})[2])
+    cosines = expected[36:39] @ expected[39]
+    assert ranked["method"] == "similarity"
+    for result in ranked["results"]:
+        assert result["score"] == pytest.approx(float(cosines[result["index"]]), abs=1e-5)
+
+
+def test_truncation_is_reported_and_counts_the_tokens(server: Live) -> None:
+    status, headers, body = server.post("/v1/embeddings", {"input": ["short", "word " * 2_000]})
+    assert status == 200
+    assert headers["x-vecgate-truncated"] == "1:2002>256"
+    assert json.loads(body)["usage"]["prompt_tokens"] == 3 + 256
+
+
+@pytest.fixture(scope="module")
+def client(server: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0) as made:
+        yield made
+
+
+def test_the_openai_sdk_as_it_comes(client: openai.OpenAI, expected: np.ndarray) -> None:
+    answer = client.embeddings.create(model="all-MiniLM-L6-v2", input=TEXTS[35:])
+    found = np.array([one.embedding for one in answer.data], np.float32)
+    assert worst(found, expected[35:]) < TOLERANCE
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 10
+    assert answer.model == "all-MiniLM-L6-v2"
+
+
+def test_the_openai_sdk_lists_and_finds_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["all-MiniLM-L6-v2"]
+    assert client.models.retrieve("sentence-transformers/all-MiniLM-L6-v2").id
+    with pytest.raises(openai.NotFoundError, match="all-MiniLM-L6-v2"):
+        client.models.retrieve("gpt-9")
+
+
+def test_the_openai_sdk_shows_what_was_wrong(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"385.*384") as dimensions:
+        client.embeddings.create(model="minilm", input="a", dimensions=385)
+    assert (dimensions.value.param, dimensions.value.type) == ("dimensions", "invalid_request_error")
+    with pytest.raises(openai.NotFoundError) as model:
+        client.embeddings.create(model="nobody", input="a")
+    assert model.value.code == "model_not_found"
+    assert model.value.request_id
+
+
+def test_token_ids_of_the_model_give_the_texts_row(client: openai.OpenAI, minilm: Path, expected: np.ndarray) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for specials in (True, False):
+        ids = tokenizer.encode(TEXTS[36], add_special_tokens=specials).ids
+        found = client.embeddings.create(model="minilm", input=ids).data[0].embedding
+        assert np.abs(np.array(found, np.float32) - expected[36]).max() < TOLERANCE
+
+
+def test_health_tells_what_runs(server: Live) -> None:
+    status, _, body = server.get("/health/")
+    health = json.loads(body)
+    assert (status, health["status"], health["backend"], health["device"]) == (200, "ok", "torch", "cpu")
+
+
+def test_health_answers_while_the_model_loads(tmp_path: Path) -> None:
+    with Live(tmp_path) as server:
+        server.wait_for("/health/live", 200)
+        early = json.loads(server.get("/health")[2])["status"]
+        status, headers, body = server.post("/v1/embeddings", {"input": "a"})
+        server.ready()
+    # loading takes seconds (importing torch alone does), so the first answers come before its end
+    assert early in ("loading", "warming")
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert "loading" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_status_0_after_the_answer(tmp_path: Path, number: signal.Signals) -> None:
+    with Live(tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        server.ready()
+        answer = pool.submit(server.post, "/api/v1/embed", {"texts": ["word " * 300] * 6, "batch_size": 1})
+        while json.loads(server.get("/health")[2])["queue"]["items"] == 0 and not answer.done():
+            pass
+        server.process.send_signal(number)
+        assert server.process.wait(20) == 0
+        assert answer.result()[0] == 200
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(tmp_path, "serve", PORT=str(port))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vecgate: Port {port} on 127.0.0.1 is in use")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "parts"),
+    [
+        ("PORT", "http", ("PORT", "http")),
+        ("MODEL_NAME", "./nowhere", ("nowhere",)),
+        ("BACKEND", "cuda", ("BACKEND", "cuda", "torch")),
+        ("DEVICE_MEMORY_FRACTION", "1.5", ("DEVICE_MEMORY_FRACTION", "1.5")),
+        ("VECGATE_DTYPES", "float32", ("VECGATE_DTYPES", "VECGATE_DTYPE")),
+        ("HOST", "203.0.113.7", ("203.0.113.7",)),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    tmp_path: Path, setting: str, value: str, parts: tuple[str, ...]
+) -> None:
+    done = run(tmp_path, "serve", **{"PORT": str(free_port()), setting: value})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for part in parts:
+        assert part in done.stderr
+
+
+def run(cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(**settings), cwd=cwd, capture_output=True, text=True, timeout=60
+    )
