@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from litestar.handlers import asgi
-from litestar.types import Receive, Scope, Send
+from litestar.handlers import HTTPRouteHandler, asgi
+from litestar.types import ASGIApp, Method, Receive, Scope, Send
 
 from vecgate.core import Applied, Call, Cut, Engine, Record
 from vecgate.errors import (
@@ -29,6 +29,7 @@ from vecgate.errors import (
 
 PROTOCOLS = {
     "openai": "vecgate.protocols.openai",
+    "cohere": "vecgate.protocols.cohere",
     "native": "vecgate.protocols.native",
     "ops": "vecgate.protocols.ops",
 }
@@ -39,6 +40,9 @@ Render = Callable[[VecgateError], tuple[int, dict[str, str], bytes]]
 
 TRUNCATED_SHOWN = 32
 """Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
+
+METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+"""What reaches an endpoint, which answers 405 itself; others end at Litestar's own 405."""
 
 T = TypeVar("T")
 
@@ -72,13 +76,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route answers; `applied` becomes the headers and the log line."""
+    """What a route answers; `applied` becomes the headers and the log line, `encode_s` (spent on the body) too."""
 
     body: bytes
     applied: Applied | None = None
     status: int = 200
     media_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    encode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,18 @@ def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:
     for route in table:
         for path in route.paths:
             by_path.setdefault(path, []).append(route)
-    return [asgi(path, copy_scope=False)(_endpoint(path, found, engine, site)) for path, found in by_path.items()]
+    return [_handler(path, _endpoint(path, found, engine, site)) for path, found in by_path.items()]
+
+
+def _handler(path: str, endpoint: ASGIApp) -> Any:
+    """A path with parameters becomes an HTTP handler: Litestar 2.25 raises KeyError for them in an ASGI handler."""
+    if "{" not in path:
+        return asgi(path, copy_scope=False)(endpoint)
+
+    async def whole() -> ASGIApp:
+        return endpoint
+
+    return HTTPRouteHandler(path, http_method=METHODS)(whole)
 
 
 def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> Any:
@@ -132,12 +148,13 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["vecgate"]  # type: ignore[typeddict-item]
         record.route = template
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        asked: str = scope["method"]  # type: ignore[typeddict-item]
+        method = "GET" if asked == "HEAD" else asked
         options = [route for route in found if route.method == method]
         route = (options or found)[0]
         try:
             if not options:
-                raise MethodNotAllowed(f"{scope['method']} is not offered here; use {' or '.join(allowed)}.", allowed)
+                raise MethodNotAllowed(f"{asked} is not offered here; use {' or '.join(allowed)}.", allowed)
             body = None
             if route.body is not None:
                 raw = await _read(receive)
@@ -148,7 +165,7 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> 
         except VecgateError as error:
             status, headers, rendered = route.render(error)
             answer = Answer(rendered, status=status, headers=headers)
-        await _send(send, answer, record, with_body=scope["method"] != "HEAD")
+        await _send(send, answer, record, with_body=asked != "HEAD")
 
     return endpoint
 
@@ -184,6 +201,7 @@ def _choose(options: list[Route], raw: bytes) -> Route:
 
 def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
     try:
+        raw.decode()  # msgspec does not look into strings that it skips or keeps raw
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
@@ -197,8 +215,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
 
 
 def _parameters(scope: Scope) -> dict[str, str]:
-    found = {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
-    return found
+    return {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
 
 
 def headers_of(applied: Applied) -> dict[str, str]:
@@ -256,7 +273,7 @@ async def _send(send: Send, answer: Answer, record: Record, *, with_body: bool) 
         record.tokens = sum(applied.tokens) + applied.query_tokens
         record.truncated = sum(before > kept for before, kept in zip(applied.original, applied.tokens))
         record.queue_s, record.tokenize_s = applied.queue_s, applied.tokenize_s
-        record.forward_s = applied.forward_s
+        record.forward_s, record.encode_s = applied.forward_s, answer.encode_s
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": raw})
     await send({"type": "http.response.body", "body": answer.body if with_body else b"", "more_body": False})
