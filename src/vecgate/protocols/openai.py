@@ -1,0 +1,244 @@
+"""OpenAI's wire protocol: embeddings and the list of models.
+
+Knows core.Engine, nothing of other protocols; whose token ids come in is token_ids.py's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vecgate.core import Embeddings, ModelCard, Task, Vectors
+from vecgate.errors import (
+    BackendFailed,
+    BodyTimeout,
+    DeadlineExceeded,
+    Forbidden,
+    InputTooLong,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedEncoding,
+    VecgateError,
+    WrongTask,
+)
+from vecgate.protocols import Answer, Ask, Route, headers_of_error, of_type, timer, token_ids, vectors
+
+MOST_MESSAGE = 2_000
+"""Characters of an error message; a longer one (it quotes the request) is cut."""
+
+ERRORS: dict[type[VecgateError], tuple[int, str, str | None]] = {
+    InvalidRequest: (400, "invalid_request_error", None),
+    InputTooLong: (400, "invalid_request_error", "context_length_exceeded"),
+    WrongTask: (400, "invalid_request_error", None),
+    Unauthenticated: (401, "invalid_request_error", "invalid_api_key"),
+    Forbidden: (403, "permission_error", None),
+    NotFound: (404, "invalid_request_error", None),
+    ModelNotFound: (404, "invalid_request_error", "model_not_found"),
+    MethodNotAllowed: (405, "invalid_request_error", None),
+    BodyTimeout: (408, "invalid_request_error", None),
+    TooLarge: (413, "invalid_request_error", None),
+    UnsupportedEncoding: (415, "invalid_request_error", None),
+    Overloaded: (429, "rate_limit_error", "rate_limit_exceeded"),
+    BackendFailed: (500, "server_error", None),
+    NotReady: (503, "server_error", None),
+    DeadlineExceeded: (504, "server_error", None),
+    VecgateError: (500, "server_error", None),
+}
+"""type -> (status, type, code); a type that is not here is its nearest parent's."""
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Items = Annotated[list[str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]], Meta(min_length=1)]
+_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+INPUT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "array", "items": _TOKEN_ID, "minItems": 1},
+        {"type": "array", "items": {"type": "array", "items": _TOKEN_ID, "minItems": 1}, "minItems": 1},
+    ]
+}
+"""The four shapes of `input`; msgspec's own types can't tell a list of one kind from a mixed one."""
+
+
+class CreateEmbeddings(msgspec.Struct, kw_only=True):
+    input: Annotated[
+        str | Items,
+        Meta(description="One text, texts, token ids, or arrays of token ids.", extra_json_schema=INPUT_SCHEMA),
+    ]
+    model: Annotated[
+        str | None, Meta(description="A name or alias of GET /v1/models; absent or null: the default.")
+    ] = None
+    encoding_format: Annotated[
+        str | None, Meta(description="float or base64.", extra_json_schema={"enum": ["float", "base64", None]})
+    ] = None
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Numbers kept of each vector, which is then renormalised.")
+    ] = None
+    user: Annotated[str | None, Meta(description="Ignored.")] = None
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: Annotated[
+        list[float] | str, Meta(description="A string (base64 of little-endian float32) if asked for.")
+    ]
+
+
+class Usage(msgspec.Struct, kw_only=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """OpenAI's four fields, and ours."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "vecgate"
+    aliases: tuple[str, ...]
+    task: Task
+    state: str
+    max_tokens: int
+    dimensions: int | None
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(msgspec.Struct, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, kw_only=True):
+    error: ErrorDetail
+
+
+def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
+    """OpenAI's error object: what its SDKs turn into their exceptions."""
+    status, kind, code = of_type(ERRORS, error)
+    param = "model" if isinstance(error, (ModelNotFound, WrongTask)) else getattr(error, "param", None)
+    message = str(error).encode("utf-8", "backslashreplace").decode()
+    if len(message) > MOST_MESSAGE:
+        message = message[:MOST_MESSAGE] + "..."
+    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+    return status, headers_of_error(error), msgspec.json.encode(body)
+
+
+async def create_embeddings(ask: Ask) -> Answer:
+    body: CreateEmbeddings = ask.body
+    encoding = _encoding(body.encoding_format)
+    ask.engine.resolve(body.model, "embed")
+    found = await ask.engine.embed(
+        ask.call, body.model, await _inputs(ask, body), dimensions=body.dimensions, cut=ask.site.cut
+    )
+    encoded_s = timer()
+    name = body.model if body.model and body.model.strip() else found.applied.model
+    answer = await respond(found, name, encoding)
+    return Answer(answer, found.applied, encode_s=encoded_s())
+
+
+def _encoding(asked: str | None) -> Literal["float", "base64"]:
+    if asked is None or asked == "float":
+        return "float"
+    if asked == "base64":
+        return "base64"
+    raise InvalidRequest(f"encoding_format {asked[:40]!r} is not offered; use 'float' or 'base64'.", "encoding_format")
+
+
+async def _inputs(ask: Ask, body: CreateEmbeddings) -> Sequence[str] | token_ids.Arrays:
+    """The texts, or the token arrays as token_ids.py reads them; one kind only."""
+    items: list[Any] = [body.input] if isinstance(body.input, str) else body.input
+    kinds = set(map(type, items))
+    if len(kinds) > 1:
+        raise InvalidRequest("input mixes texts, token ids or arrays of them; send one kind only.", "input")
+    if kinds == {int}:
+        items = [items]
+    if len(items) > ask.site.max_inputs:
+        raise InvalidRequest(f"input holds {len(items)} items; the limit is {ask.site.max_inputs}.", "input")
+    if kinds == {str}:
+        return items
+    return await token_ids.inputs_of(ask.engine, ask.site, body.model, items)
+
+
+async def respond(found: Embeddings, model: str, encoding: vectors.Encoding) -> bytes:
+    """The whole body, as EmbeddingList documents it; large ones are encoded in slices."""
+
+    def rows(start: int, part: Vectors) -> list[Any]:
+        encoded = vectors.encode(part, encoding)
+        return [Embedding(index=i, embedding=one) for i, one in enumerate(encoded, start)]
+
+    data = msgspec.Raw(await vectors.join(found.vectors, rows))
+    tokens = sum(found.applied.tokens)
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+async def list_models(ask: Ask) -> Answer:
+    models = [_model(card) for card in ask.engine.status().models]
+    return Answer(msgspec.json.encode(ModelList(data=models)))
+
+
+async def retrieve_model(ask: Ask) -> Answer:
+    """One model by any of its names; the id may hold slashes."""
+    asked = ask.parameters["model_id"].strip("/")
+    name = ask.engine.resolve(asked)
+    card = next(card for card in ask.engine.status().models if card.name == name)
+    return Answer(msgspec.json.encode(_model(card)))
+
+
+def _model(card: ModelCard) -> Model:
+    return Model(
+        id=card.name,
+        created=card.created,
+        aliases=card.aliases,
+        task=card.task,
+        state=card.state,
+        max_tokens=card.max_tokens,
+        dimensions=card.dimensions,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        ("/v1/embeddings", "/embeddings"),
+        create_embeddings,
+        render,
+        "Create embeddings",
+        body=CreateEmbeddings,
+        answer=EmbeddingList,
+        example={"input": ["The food was delicious.", "Where is the station?"]},
+    ),
+    Route("GET", ("/v1/models", "/models"), list_models, render, "List models", answer=ModelList),
+    Route(
+        "GET",
+        ("/v1/models/{model_id:path}", "/models/{model_id:path}"),
+        retrieve_model,
+        render,
+        "Retrieve a model",
+        answer=Model,
+    ),
+)
