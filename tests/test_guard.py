@@ -925,6 +925,7 @@ def test_one_line_a_request_without_text_key_or_query(caplog: pytest.LogCaptureF
     served, refused = caplog.records
     assert served.getMessage() == "POST /v1/x/{id} 200"
     assert refused.getMessage() == "DELETE - 401"
+    assert served.__dict__["parts"] == {"method": "POST", "route": "/v1/x/{id}", "status": 200}
     fields = served.__dict__["fields"]
     assert fields.pop("ms") >= 0
     assert fields == {

@@ -17,7 +17,9 @@ log = logging.getLogger("vecgate.test")
 def test_a_json_line_holds_the_fields() -> None:
     out = io.StringIO()
     with logs.logging_to(out, "INFO", "json"):
-        log.info("%s done", "work", extra={"fields": {"id": "abc", "ms": 1.5, "odd": object}})
+        log.info(
+            "%s done", "work", extra={"parts": {"what": "work"}, "fields": {"id": "abc", "ms": 1.5, "odd": object}}
+        )
         log.debug("not shown")
     (line,) = out.getvalue().splitlines()
     event = json.loads(line)
@@ -27,6 +29,7 @@ def test_a_json_line_holds_the_fields() -> None:
         "level": "INFO",
         "logger": "vecgate.test",
         "message": "work done",
+        "what": "work",
         "id": "abc",
         "ms": 1.5,
         "odd": "",
@@ -36,7 +39,7 @@ def test_a_json_line_holds_the_fields() -> None:
 def test_a_console_line_escapes_what_could_forge_another() -> None:
     out = io.StringIO()
     with logs.logging_to(out, "info", "console"):
-        log.warning("said %s", "a\nb\x1b[31m", extra={"fields": {"id": "x\u2028y"}})
+        log.warning("said %s", "a\nb\x1b[31m", extra={"parts": {"what": "a"}, "fields": {"id": "x\u2028y"}})
     (line,) = out.getvalue().split("\n")[:-1]
     assert line.endswith(r"WARNING test: said a\nb\x1b[31m id=x\u2028y")
 

@@ -288,7 +288,7 @@ class Guard:
                 f"a second for every {self.body_bytes_per_s} bytes."
             )
         else:
-            error = DeadlineExceeded(f"The request took longer than {self.request_timeout_s:g} s, the most it may.")
+            error = DeadlineExceeded(f"The request took longer than {self.request_timeout_s:g} s (REQUEST_TIMEOUT).")
         await self._refuse(flight, error)
 
     async def _refuse(self, flight: Flight, error: VecgateError) -> None:
@@ -313,12 +313,13 @@ class Guard:
         self.on_request(flight.method, status, seconds, record)
         if access_log.isEnabledFor(logging.INFO):
             fields = {"id": flight.id, "ms": round(seconds * 1e3, 2), "client": flight.client, **work(record)}
-            line = (flight.method, record.route or "-", status)
-            access_log.handle(  # as .info() would, without its walk up the stack for the caller's line
-                access_log.makeRecord(
-                    access_log.name, logging.INFO, __file__, 0, "%s %s %d", line, None, extra={"fields": fields}
-                )
+            parts = {"method": flight.method, "route": record.route or "-", "status": status}
+            extra = {"parts": parts, "fields": fields}
+            # As .info() would, without its walk up the stack for the caller's line.
+            line = access_log.makeRecord(
+                access_log.name, logging.INFO, __file__, 0, "%s %s %d", tuple(parts.values()), None, extra=extra
             )
+            access_log.handle(line)
 
     def _log_failure(self, flight: Flight, error: Exception) -> None:
         fields = {"id": flight.id, "error": type(error).__name__, "stack": stack(error, log)}

@@ -35,12 +35,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the record's `fields`, the stack of an exception."""
+    """One JSON object a line: time, level, logger, message, the record's `parts` and `fields`, an exception's stack."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event = {"time": at, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
-        event |= fields_of(record)
+        event |= _extra(record, "parts") | _extra(record, "fields")
         if record.exc_info:
             event["stack"] = self.formatException(record.exc_info)
         return msgspec.json.encode(event, enc_hook=str).decode("utf-8", "backslashreplace")
@@ -51,7 +51,7 @@ class Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = fields_of(record)
+        fields = _extra(record, "fields")
         stack = fields.pop("stack", None) or (self.formatException(record.exc_info) if record.exc_info else None)
         said = " ".join([record.getMessage(), *(f"{name}={value}" for name, value in fields.items())])
         name = record.name.removeprefix("vecgate.")
@@ -133,9 +133,9 @@ def _spare(spare: bool) -> None:
         setattr(logging, name, not spare)
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What the caller passed as `extra={"fields": {...}}`."""
-    return dict(getattr(record, "fields", None) or {})
+def _extra(record: logging.LogRecord, name: str) -> dict[str, Any]:
+    """What the caller passed as `extra={"parts": {...}, "fields": {...}}`; parts are those its message already shows."""
+    return dict(getattr(record, name, None) or {})
 
 
 def stack(error: BaseException, log: logging.Logger) -> str:
