@@ -307,8 +307,10 @@ class Engine(Protocol):
         cut: Cut = "end",
         expect: str | None = None,
         batch_size: int | None = None,
+        max_tokens: int | None = None,
     ) -> Embeddings:
-        """Rows of texts or of the model's own token ids. `batch_size`: most rows of this call in one forward."""
+        """Rows of texts or of the model's own token ids. `batch_size`: most rows of this call in one forward.
+        `max_tokens`: where `cut` applies, specials and prompt included, if that is below the model's limit."""
         ...
 
     async def rerank(

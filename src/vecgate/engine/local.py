@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic, perf_counter, time
 from typing import TypeVar
 
@@ -100,6 +101,7 @@ class LocalEngine:
         self._death: str | None = None
         self._draining = False
         self._memory: Memory | None = None
+        self._loading: list[Future[None]] = []
         self.on_death: Callable[[], None] = lambda: None
 
     # life
@@ -108,8 +110,11 @@ class LocalEngine:
         """Begin to load every model on the device thread; returns at once."""
         self._started_s = monotonic()
         self._batcher.start()
-        for model in self._models.values():
-            self._batcher.run(lambda model=model: self._load(model))  # type: ignore[misc]
+        self._loading = [self._batcher.run(partial(self._load, model)) for model in self._models.values()]
+
+    async def settled(self) -> None:
+        """Until every model that `start` began to load is ready or has failed."""
+        await asyncio.gather(*(asyncio.wrap_future(future) for future in self._loading))
 
     def drain(self) -> None:
         """Say that the end is near; work that is in goes on."""
@@ -252,6 +257,7 @@ class LocalEngine:
         cut: Cut = "end",
         expect: str | None = None,
         batch_size: int | None = None,
+        max_tokens: int | None = None,
     ) -> Embeddings:
         name = self._names.find(model, "embed")
         found = self._ready(name)
@@ -260,7 +266,7 @@ class LocalEngine:
         role, prompt = prompt_of(found.checkpoint, role or name.role)
         async with _deadline(call):
             start_s = perf_counter()
-            limit = found.checkpoint.max_tokens
+            limit = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
             rows = await self._tokenized(
                 inputs, lambda: found.tokenizer.encode(inputs, prompt, limit, cut), extra=len(prompt)
             )
@@ -343,7 +349,7 @@ class LocalEngine:
 
         def encode() -> list[Tokens]:
             asked = found.tokenizer.encode([query], prompt, most, cut)
-            return asked + found.tokenizer.encode(documents, other, min(most, limit or most), cut)
+            return asked + found.tokenizer.encode(documents, other, most, cut, limit)
 
         rows = await self._tokenized([query, *documents], encode)
         tokenize_s = perf_counter() - start_s
@@ -370,7 +376,7 @@ class LocalEngine:
         most = found.checkpoint.max_tokens
         rows = await self._tokenized(
             texts,
-            lambda: found.tokenizer.encode_pairs(query, texts, most, cut),
+            lambda: found.tokenizer.encode_pairs(query, texts, most, cut, limit),
             extra=len(query),
         )
         tokenize_s = perf_counter() - start_s

@@ -84,20 +84,32 @@ class Tokenizer:
             _check_types(self._inner, self._pair, checkpoint)
         self._prompt = lru_cache(maxsize=64)(self._read_prompt)
 
-    def encode(self, inputs: Sequence[str | Sequence[int]], prompt: str, max_tokens: int, cut: Cut) -> list[Tokens]:
+    def encode(
+        self,
+        inputs: Sequence[str | Sequence[int]],
+        prompt: str,
+        max_tokens: int,
+        cut: Cut,
+        max_text_tokens: int | None = None,
+    ) -> list[Tokens]:
         """One row per input: text, or ids of this model with or without its special tokens.
 
-        The prompt is put before a text as characters and before ids as ids, and survives a cut at the start. Raises
-        InvalidRequest (an id outside the vocabulary, nothing to embed) and, when the cut is "refuse", InputTooLong.
+        The prompt is put before a text as characters and before ids as ids, and survives a cut at the start.
+        max_text_tokens: the most ids of each input beside prompt and specials, which more are cut to and never refused
+        for. Raises InvalidRequest (an id outside the vocabulary, nothing to embed) and, when the cut is "refuse",
+        InputTooLong.
         """
         room = self._room(self._single, max_tokens)
         lead, counted = self._prompt(prompt)
+        most = None if max_text_tokens is None else len(lead) + max_text_tokens
+        room = room if most is None else min(room, most)
         texts = self._bodies([prompt + one for one in _texts(inputs)], room, cut, lead)
         rows = []
         for index, one in enumerate(inputs):
             body = next(texts) if isinstance(one, str) else self._own(one, index, room, cut, lead)
             if cut == "refuse":
-                _refuse(f"Input {index}", body, len(self._single), max_tokens, "input")
+                counts = body if most is None else Body([], min(body.total, most), body.exact)
+                _refuse(f"Input {index}", counts, len(self._single), max_tokens, "input")
             row = self._row([*self._single.head, *body.ids, *self._single.tail], index)
             rows.append(Tokens(row, prompt=min(counted, len(row)), original=body.total + len(self._single)))
         return rows
