@@ -89,7 +89,8 @@ def row_of(ids: Sequence[int]) -> Vectors:
 
 @dataclass
 class StubEngine:
-    """core.Engine over the word-level tokeniser. `fail`: raised by embed and rerank. `calls`: what embed was given; `rankings`: what rerank was."""
+    """core.Engine over the word-level tokeniser. `fail`: raised by embed and rerank. `calls`: what embed was given;
+    `rankings`: what rerank was."""
 
     name: str = "org/stub-embed"
     aliases: tuple[str, ...] = ("stub-embed", "stub", "text-embedding-3-small")

@@ -1,0 +1,455 @@
+"""Cohere's wire protocol, versions 1 and 2: rerank and embed; rerank clients of Jina, vLLM and LiteLLM are served too.
+
+Knows core.Engine and the site's limits; how a row or a score is computed is none of its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import uuid4
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from vecgate.core import Cut, ModelCard, Ranking, Vectors
+from vecgate.errors import (
+    BackendFailed,
+    BodyTimeout,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedEncoding,
+    VecgateError,
+    WrongTask,
+)
+from vecgate.protocols import Answer, Ask, Route, headers_of_error, of_type, timer, vectors
+
+MOST_MESSAGE = 2_000
+"""Characters of an error message; a longer one (it quotes the request) is cut."""
+MOST = 2**31 - 1
+"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
+TOKENS_PER_DOCUMENT = 4_096
+"""Cohere's default of max_tokens_per_doc."""
+DOCUMENTS_PER_UNIT = 100
+"""Cohere bills one search unit for a query with up to this many documents."""
+
+ERRORS: dict[type[VecgateError], int] = {
+    VecgateError: 500,
+    InvalidRequest: 400,
+    WrongTask: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    MethodNotAllowed: 405,
+    BodyTimeout: 408,
+    TooLarge: 413,
+    UnsupportedEncoding: 415,
+    Overloaded: 429,
+    BackendFailed: 500,
+    NotReady: 503,
+    DeadlineExceeded: 504,
+}
+"""type -> status; a type that is not here is its nearest parent's."""
+
+Version = Literal["1", "2"]
+CUTS: dict[str, Cut] = {"NONE": "refuse", "START": "start", "END": "end"}
+ROLES = {"search_document": "document", "search_query": "query"}
+INPUT_TYPES = (*ROLES, "classification", "clustering")
+"""The latter two are roles only of checkpoints that have a prompt of that name."""
+
+# The bounds and choices below only document: `_count`, `_some` and `_chosen` refuse with sentences that name the value.
+Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
+Ignored = Annotated[Any, Meta(description="Ignored.")]
+Document = Annotated[
+    dict[str, Any],
+    Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]}),
+]
+OneOf = TypeVar("OneOf", bound=str)
+
+
+class CohereRerank(msgspec.Struct, kw_only=True):
+    """documents: texts, or objects of which `rank_fields` (null: text) are read one after the other; at most
+    MAX_PASSAGES_PER_RERANK. top_n: how many results (null: all). max_tokens_per_doc: what a longer document is cut to
+    (null: 4096). return_documents: true puts each result's document into it."""
+
+    query: str
+    documents: Annotated[list[str | dict[str, msgspec.Raw]], Meta(extra_json_schema={"minItems": 1})]
+    model: str | None = None
+    top_n: Count | None = None
+    rank_fields: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})] | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: Count | None = None
+    max_chunks_per_doc: Ignored = None
+    priority: Ignored = None
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """A part of one input; `type` must be text."""
+
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["text"]})]
+    text: str | None = None
+
+
+class Content(msgspec.Struct, kw_only=True):
+    """One input; its parts are read one after the other."""
+
+    content: Annotated[list[Part], Meta(extra_json_schema={"minItems": 1})]
+
+
+class CohereEmbed(msgspec.Struct, kw_only=True):
+    """texts or inputs: one of the two, at most VECGATE_MAX_INPUTS. input_type: search_query and search_document put the
+    model's prompt for it before each text, the others where the model has one. embedding_types: null is float; int8 is
+    round(127 x / max|x|) of each row, uint8 that plus 128, ubinary one bit a number (set above 0), binary that minus
+    128, base64 little-endian float32. truncate: what an input over the limit loses; NONE refuses it, null is the
+    server's TRUNCATE. output_dimension: numbers kept of each row, which is then renormalised. max_tokens: a lower limit
+    than the model's, special tokens included."""
+
+    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})] | None = None
+    inputs: Annotated[list[Content], Meta(extra_json_schema={"minItems": 1})] | None = None
+    images: Annotated[Any, Meta(description="Refused: text only.", extra_json_schema={"enum": [None, []]})] = None
+    model: str | None = None
+    input_type: Annotated[str | None, Meta(extra_json_schema={"enum": [*INPUT_TYPES, None]})] = None
+    embedding_types: list[Annotated[str, Meta(extra_json_schema={"enum": list(vectors.ENCODINGS)})]] | None = None
+    truncate: Annotated[str | None, Meta(extra_json_schema={"enum": [*CUTS, None]})] = None
+    output_dimension: Count | None = None
+    max_tokens: Count | None = None
+    priority: Ignored = None
+
+
+class ApiVersion(msgspec.Struct, kw_only=True):
+    version: Version
+
+
+class BilledUnits(msgspec.Struct, kw_only=True):
+    """input_tokens: computed, special tokens and prompt included, after the cut. search_units: one for every 100
+    documents or part of that."""
+
+    input_tokens: int | UnsetType = UNSET
+    search_units: int | UnsetType = UNSET
+
+
+class ApiMeta(msgspec.Struct, kw_only=True):
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class RerankedDocument(msgspec.Struct, kw_only=True):
+    """index: the document's place in the request. relevance_score: 0 to 1."""
+
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class TokenUsage(msgspec.Struct, kw_only=True):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class CohereRanking(msgspec.Struct, kw_only=True):
+    """results: best first. model: the name asked for, else the true one."""
+
+    id: str
+    results: list[RerankedDocument]
+    meta: ApiMeta
+    model: str
+    usage: TokenUsage
+
+
+class EmbeddingsByType(msgspec.Struct, kw_only=True):
+    """The types asked for and no other; one row a text, in order."""
+
+    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
+    int8: list[list[int]] | UnsetType = UNSET
+    uint8: list[list[int]] | UnsetType = UNSET
+    binary: list[list[int]] | UnsetType = UNSET
+    ubinary: list[list[int]] | UnsetType = UNSET
+    base64: list[str] | UnsetType = UNSET
+
+
+class EmbedByType(msgspec.Struct, kw_only=True, tag="embeddings_by_type", tag_field="response_type"):
+    id: str
+    embeddings: EmbeddingsByType
+    texts: list[str]
+    meta: ApiMeta
+
+
+class EmbedFloats(msgspec.Struct, kw_only=True, tag="embeddings_floats", tag_field="response_type"):
+    """What version 1 answers when no embedding_types are asked for."""
+
+    id: str
+    embeddings: list[list[float]]
+    texts: list[str]
+    meta: ApiMeta
+
+
+def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
+    """{"message"}: what Cohere's SDKs turn into their exceptions."""
+    message = str(error).encode("utf-8", "backslashreplace").decode()
+    if len(message) > MOST_MESSAGE:
+        message = message[:MOST_MESSAGE] + "..."
+    return of_type(ERRORS, error), headers_of_error(error), msgspec.json.encode({"message": message})
+
+
+async def rerank_v1(ask: Ask) -> Answer:
+    return await _rerank(ask, "1")
+
+
+async def rerank_v2(ask: Ask) -> Answer:
+    return await _rerank(ask, "2")
+
+
+async def embed_v1(ask: Ask) -> Answer:
+    return await _embed(ask, "1")
+
+
+async def embed_v2(ask: Ask) -> Answer:
+    return await _embed(ask, "2")
+
+
+# rerank
+
+
+async def _rerank(ask: Ask, version: Version) -> Answer:
+    body: CohereRerank = ask.body
+    _some("documents", body.documents, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
+    _count("top_n", body.top_n)
+    _count("max_tokens_per_doc", body.max_tokens_per_doc)
+    texts = _documents(body)
+    ranking = await ask.engine.rerank(
+        ask.call,
+        body.model,
+        body.query,
+        texts,
+        top_n=body.top_n,
+        max_tokens_per_document=body.max_tokens_per_doc or TOKENS_PER_DOCUMENT,
+        cut=ask.site.cut,
+    )
+    tokens = sum(ranking.applied.tokens) + ranking.applied.query_tokens
+    answer = CohereRanking(
+        id=str(uuid4()),
+        results=_results(body, texts, ranking),
+        meta=_meta(version, BilledUnits(search_units=ceil(len(texts) / DOCUMENTS_PER_UNIT))),
+        model=body.model if body.model and body.model.strip() else ranking.applied.model,
+        usage=TokenUsage(prompt_tokens=tokens, total_tokens=tokens),
+    )
+    return Answer(msgspec.json.encode(answer), ranking.applied)
+
+
+def _documents(body: CohereRerank) -> list[str]:
+    """What is ranked of each document."""
+    if body.rank_fields is not None and not body.rank_fields:
+        raise InvalidRequest(
+            "rank_fields is empty; name at least one field, or leave it out for 'text'.", "rank_fields"
+        )
+    fields = body.rank_fields or ["text"]
+    return [
+        one if isinstance(one, str) else " ".join(_field(index, one, name) for name in fields)
+        for index, one in enumerate(body.documents)
+    ]
+
+
+def _field(index: int, document: Mapping[str, msgspec.Raw], name: str) -> str:
+    """A field's text; a number is read as it was written."""
+    if name not in document:
+        raise InvalidRequest(f"documents[{index}] has no field {name[:100]!r} to rank by.", "documents")
+    raw = document[name]
+    try:
+        value = msgspec.json.decode(raw, type=str | float)
+    except msgspec.DecodeError as error:
+        message = f"documents[{index}] has no text in field {name[:100]!r}, which it is to be ranked by."
+        raise InvalidRequest(message, "documents") from error
+    return value if isinstance(value, str) else bytes(raw).decode()
+
+
+def _results(body: CohereRerank, texts: Sequence[str], ranking: Ranking) -> list[RerankedDocument]:
+    def document(index: int) -> dict[str, Any] | UnsetType:
+        if not body.return_documents:
+            return UNSET
+        sent = body.documents[index]
+        return {"text": sent} if isinstance(sent, str) else {"text": texts[index], **sent}
+
+    return [
+        RerankedDocument(index=index, relevance_score=score, document=document(index))
+        for index, score in zip(ranking.order, ranking.scores)
+    ]
+
+
+# embed
+
+
+async def _embed(ask: Ask, version: Version) -> Answer:
+    body: CohereEmbed = ask.body
+    card = _card(ask, body.model)
+    texts = _texts(body)
+    _some("texts" if body.inputs is None else "inputs", texts, ask.site.max_inputs, "VECGATE_MAX_INPUTS")
+    _count("max_tokens", body.max_tokens)
+    types = _types(body)
+    _check_width(body, card, types)
+    found = await ask.engine.embed(
+        ask.call,
+        body.model,
+        texts,
+        role=_role(body.input_type, card),
+        dimensions=body.output_dimension,
+        cut=ask.site.cut if body.truncate is None else CUTS[_chosen("truncate", body.truncate, CUTS)],
+        max_tokens=body.max_tokens,
+    )
+    encoding_s = timer()
+    as_list = version == "1" and not types
+    rows = {kind: await _rows(found.vectors, kind) for kind in types or ("float",)}
+    answer = {
+        "id": str(uuid4()),
+        "response_type": "embeddings_floats" if as_list else "embeddings_by_type",
+        "embeddings": rows["float"] if as_list else rows,
+        "texts": texts,
+        "meta": _meta(version, BilledUnits(input_tokens=sum(found.applied.tokens))),
+    }
+    return Answer(msgspec.json.encode(answer), found.applied, encode_s=encoding_s())
+
+
+def _card(ask: Ask, model: str | None) -> ModelCard:
+    name = ask.engine.resolve(model, "embed")
+    return next(card for card in ask.engine.status().models if card.name == name)
+
+
+def _texts(body: CohereEmbed) -> list[str]:
+    if body.images is not None and body.images != []:
+        raise InvalidRequest("images can't be embedded: this server embeds text only.", "images")
+    if (body.texts is None) == (body.inputs is None):
+        raise InvalidRequest("The body must hold either 'texts' or 'inputs'.", "texts")
+    return body.texts if body.texts is not None else [_text(index, one) for index, one in enumerate(body.inputs or ())]
+
+
+def _text(index: int, one: Content) -> str:
+    if not one.content:
+        raise InvalidRequest(f"inputs[{index}] has no content; give at least one part.", "inputs")
+    texts = []
+    for part in one.content:
+        if part.type != "text":
+            message = f"inputs[{index}] holds a part of type {part.type[:40]!r}: this server embeds text only."
+            raise InvalidRequest(message, "inputs")
+        if part.text is None:
+            raise InvalidRequest(f"inputs[{index}] holds a part without text.", "inputs")
+        texts.append(part.text)
+    return " ".join(texts)
+
+
+def _types(body: CohereEmbed) -> tuple[vectors.Encoding, ...]:
+    """The encodings asked for, each once."""
+    asked = body.embedding_types or ()
+    return tuple(dict.fromkeys(_chosen("embedding_types", name, vectors.ENCODINGS) for name in asked))
+
+
+def _check_width(body: CohereEmbed, card: ModelCard, types: Collection[vectors.Encoding]) -> None:
+    """Before anything is computed. A model that is not loaded has no width yet; the engine will say so."""
+    _count("output_dimension", body.output_dimension)
+    if card.dimensions is None:
+        return
+    width = body.output_dimension or card.dimensions
+    if width > card.dimensions:
+        message = f"output_dimension is {width}; {card.name!r} allows 1 to {card.dimensions}."
+        raise InvalidRequest(message, "output_dimension")
+    if width % 8 and not {"binary", "ubinary"}.isdisjoint(types):
+        message = f"binary and ubinary pack 8 numbers into one; {width} dimensions are not a multiple of 8."
+        raise InvalidRequest(message, "embedding_types")
+
+
+def _role(asked: str | None, card: ModelCard) -> str | None:
+    """None, the checkpoint's default, also for a purpose it has no prompt for. Prompts are named in any case."""
+    if asked is None:
+        return None
+    purpose = _chosen("input_type", asked, INPUT_TYPES)
+    if purpose in ROLES:
+        return ROLES[purpose]
+    return next((name for name in card.prompts if name.casefold() == purpose), None)
+
+
+async def _rows(rows: Vectors, kind: vectors.Encoding) -> msgspec.Raw:
+    await asyncio.sleep(0)  # a turn of the loop between types, as `join` gives one between slices
+    return msgspec.Raw(await vectors.join(rows, lambda _, part: vectors.encode(part, kind)))
+
+
+# both
+
+
+def _meta(version: Version, billed: BilledUnits) -> ApiMeta:
+    return ApiMeta(api_version=ApiVersion(version=version), billed_units=billed)
+
+
+def _chosen(name: str, asked: str, allowed: Collection[OneOf]) -> OneOf:
+    for one in allowed:
+        if one == asked:
+            return one
+    shown = asked if len(asked) <= 40 else f"{asked[:40]}..."
+    raise InvalidRequest(f"{name} does not take {shown!r}; it takes {', '.join(allowed)}.", name)
+
+
+def _some(name: str, items: Sequence[object], limit: int, setting: str) -> None:
+    if not items:
+        raise InvalidRequest(f"{name} is empty; give at least one.", name)
+    if len(items) > limit:
+        raise InvalidRequest(f"{name} holds {len(items)} items; the limit is {limit} a request ({setting}).", name)
+
+
+def _count(name: str, value: int | None) -> None:
+    if value is not None and not 1 <= value <= MOST:
+        # An int of more than 4,300 digits can't be printed.
+        shown = str(value) if abs(value) < 10**20 else "far out of range"
+        raise InvalidRequest(f"{name} is {shown}; it must be from 1 to {MOST}.", name)
+
+
+RERANK_EXAMPLE = {
+    "query": "What is the capital of France?",
+    "documents": ["Berlin is the capital of Germany.", "Paris is the capital of France."],
+    "top_n": 1,
+    "return_documents": True,
+}
+EMBED_EXAMPLE = {"texts": ["What is RAG?"], "input_type": "search_query", "embedding_types": ["float", "int8"]}
+RERANK = "Order documents by how well they answer a query."
+EMBED = "Embed texts, in any of six number types."
+ROUTES: tuple[Route, ...] = (
+    *(
+        Route(
+            method="POST",
+            paths=(path,),
+            handle=handle,
+            render=render,
+            summary=RERANK,
+            body=CohereRerank,
+            key="documents",
+            answer=CohereRanking,
+            example=RERANK_EXAMPLE,
+        )
+        for path, handle in (("/v1/rerank", rerank_v1), ("/v2/rerank", rerank_v2), ("/rerank", rerank_v2))
+    ),
+    Route(
+        method="POST",
+        paths=("/v1/embed",),
+        handle=embed_v1,
+        render=render,
+        summary=EMBED,
+        body=CohereEmbed,
+        answer=EmbedFloats | EmbedByType,
+        example={"texts": ["What is RAG?"], "input_type": "search_query"},
+    ),
+    Route(
+        method="POST",
+        paths=("/v2/embed",),
+        handle=embed_v2,
+        render=render,
+        summary=EMBED,
+        body=CohereEmbed,
+        answer=EmbedByType,
+        example=EMBED_EXAMPLE,
+    ),
+)
