@@ -184,7 +184,7 @@ def _others(group: list[Route], known: Mapping[Any, Json], errors: Json) -> Json
         for status, kind in route.otherwise.items():
             schema = {"anyOf": [known[kind], {"$ref": f"#/components/schemas/{_error_name(route)}"}]}
             own[str(status)] = {
-                "description": MEANING[status],
+                "description": MEANING.get(status, "An error."),
                 "content": {"application/json": {"schema": schema}},
             }
     return dict(sorted((errors | own).items()))
@@ -216,7 +216,8 @@ def _add_dialect(route: Route, schemas: Json, responses: Json) -> None:
         body = msgspec.json.decode(raw)
         bodies.append(body)
         response = responses.setdefault(f"{name}{status}", _described(status, name))
-        response["content"]["application/json"]["examples"].setdefault(type(error).__name__, {"value": body})
+        examples = response["content"]["application/json"]["examples"]
+        examples[f"{len(examples) + 1}: {type(error).__name__}"] = {"value": body}
         for header in headers:
             response.setdefault("headers", {})[header] = {"schema": {"type": "string"}}
     schemas[name] = _shape(bodies) | {"title": name}
@@ -224,14 +225,32 @@ def _add_dialect(route: Route, schemas: Json, responses: Json) -> None:
 
 def _described(status: int, name: str) -> Json:
     schema = {"$ref": f"#/components/schemas/{name}"}
-    return {"description": MEANING[status], "content": {"application/json": {"schema": schema, "examples": {}}}}
+    return {
+        "description": MEANING.get(status, "An error."),
+        "content": {"application/json": {"schema": schema, "examples": {}}},
+    }
 
 
 def _response(status: str, names: list[str], responses: Json) -> Json:
+    """A reference, or where several dialects answer with this status, all of theirs in one."""
     if len(names) == 1:
         return {"$ref": f"#/components/responses/{names[0]}{status}"}
-    schemas = [responses[f"{name}{status}"]["content"]["application/json"]["schema"] for name in names]
-    return {"description": MEANING[int(status)], "content": {"application/json": {"schema": {"anyOf": schemas}}}}
+    parts = {name: responses[f"{name}{status}"] for name in names}
+    content = {name: part["content"]["application/json"] for name, part in parts.items()}
+    return {
+        "description": MEANING.get(int(status), "An error."),
+        "headers": {header: told for part in parts.values() for header, told in part.get("headers", {}).items()},
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [one["schema"] for one in content.values()]},
+                "examples": {
+                    f"{name} {key}": example
+                    for name, one in content.items()
+                    for key, example in one["examples"].items()
+                },
+            }
+        },
+    }
 
 
 def _shape(values: Sequence[Any]) -> Json:

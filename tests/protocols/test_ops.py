@@ -1,0 +1,287 @@
+"""Health, metrics, the description and the pages, in-process over the stub engine in every state."""
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+from tests.protocols import stub
+from vecgate import __version__
+from vecgate.core import Embeddings, Memory, Queue, State, Status
+from vecgate.protocols import Site, ops
+
+OPS = ["vecgate.protocols.ops"]
+PAGES = ("/", "/docs")
+VENDORED = files("vecgate") / "web" / "docs"
+
+
+@dataclass
+class Staged(stub.StubEngine):
+    """The stub in any state; a probe that asks it for a row fails."""
+
+    state: State = "ready"
+    alive: bool = True
+    error: str | None = None
+    models: bool = True
+
+    def status(self) -> Status:
+        found = super().status()
+        models = tuple(replace(card, state=self.state) for card in found.models) if self.models else ()
+        return replace(
+            found,
+            state=self.state,
+            alive=self.alive,
+            error=self.error,
+            models=models,
+            queue=Queue(3, 500, 1e4),
+            busy_s=0.25,
+            uptime_s=61.5,
+            memory=Memory(100, 20, None),
+        )
+
+    async def embed(self, *_: Any, **__: Any) -> Embeddings:
+        raise AssertionError("a probe must not compute")
+
+
+def get(path: str, engine: stub.StubEngine | None = None, method: str = "GET", **site: Any) -> httpx.Response:
+    async def go() -> httpx.Response:
+        async with stub.client_of(stub.app_of(engine or Staged(), Site(**site), OPS)) as client:
+            return await client.request(method, path)
+
+    return asyncio.run(go())
+
+
+def test_health_tells_everything_an_operator_asks() -> None:
+    response = get("/health")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
+    assert {key: body[key] for key in ("status", "ready", "version", "model", "backend", "why", "device", "dtype")} == {
+        "status": "ok",
+        "ready": True,
+        "version": __version__,
+        "model": "org/stub-embed",
+        "backend": "stub",
+        "why": "it is the only one",
+        "device": "none",
+        "dtype": "float32",
+    }
+    assert (body["dimensions"], body["uptime_s"], body["load_s"], body["warmup_s"]) == (8, 61.5, 0.5, 0.25)
+    assert body["queue"] == {"items": 3, "tokens": 500, "tokens_per_s": 1e4, "busy_s": 0.25}
+    assert body["device_memory"] == {"active_bytes": 100, "cache_bytes": 20, "limit_bytes": None}
+    assert body["process"]["memory_bytes"] > 1_000_000
+    assert body["process"]["cpu_percent"] >= 0
+    assert body["machine"]["memory_bytes"] >= body["machine"]["memory_available_bytes"] > 0
+    assert 0 <= body["machine"]["cpu_percent"] <= 100
+    assert body["machine"]["cpu_count"] >= 1
+    assert body["error"] is None
+    (model,) = body["models"]
+    assert (model["name"], model["task"], model["state"], model["space"]) == (
+        "org/stub-embed",
+        "embed",
+        "ready",
+        "stub-space",
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "alive", "word", "health", "live", "ready"),
+    [
+        ("ready", True, "ok", 200, 200, 200),
+        ("loading", True, "loading", 200, 200, 503),
+        ("warming", True, "warming", 200, 200, 503),
+        ("draining", True, "draining", 200, 200, 503),
+        ("failed", True, "failed", 503, 503, 503),
+        ("ready", False, "failed", 503, 503, 503),
+        ("loading", False, "failed", 503, 503, 503),
+    ],
+)
+def test_each_state_has_its_word_and_its_statuses(
+    state: State, alive: bool, word: str, health: int, live: int, ready: int
+) -> None:
+    engine = Staged(state=state, alive=alive)
+    answer = get("/health", engine)
+    assert (answer.status_code, answer.json()["status"], answer.json()["ready"]) == (health, word, word == "ok")
+    answer = get("/health/live", engine)
+    assert (answer.status_code, answer.json()) == (live, {"status": "alive" if live == 200 else "failed"})
+    answer = get("/health/ready", engine)
+    assert (answer.status_code, answer.json()) == (ready, {"status": "ready" if ready == 200 else word})
+
+
+@pytest.mark.parametrize("state", ["loading", "warming", "draining"])
+def test_who_is_not_ready_says_when_to_come_back(state: State) -> None:
+    assert get("/health/ready", Staged(state=state)).headers["retry-after"] == "5"
+
+
+def test_a_failed_model_is_told_and_does_not_ask_for_retries() -> None:
+    engine = Staged(state="failed", error="model.safetensors ends early.")
+    assert get("/health", engine).json()["error"] == "model.safetensors ends early."
+    headers = get("/health/ready", engine).headers
+    assert "retry-after" not in headers
+    assert headers["x-should-retry"] == "false"
+
+
+def test_a_dead_device_thread_is_told() -> None:
+    assert "thread" in get("/health", Staged(alive=False)).json()["error"]
+
+
+def test_health_before_any_model_is_known() -> None:
+    body = get("/health", Staged(state="loading", models=False)).json()
+    assert (body["status"], body["model"], body["backend"], body["models"]) == ("loading", None, None, [])
+
+
+def test_the_main_model_is_the_one_that_embeds() -> None:
+    class Both(Staged):
+        def status(self) -> Status:
+            found = super().status()
+            reranker = replace(found.models[0], name="r", task="rerank", device="other")
+            return replace(found, models=(reranker, *found.models))
+
+    body = get("/health", Both()).json()
+    assert (body["model"], body["device"], len(body["models"])) == ("org/stub-embed", "none", 2)
+
+
+@pytest.mark.parametrize("state", ["ready", "loading", "failed"])
+def test_with_a_key_set_health_is_one_word(state: State) -> None:
+    body = get("/health", Staged(state=state, error="secret"), key_required=True).json()
+    assert body == {"status": "ok" if state == "ready" else state}
+
+
+def test_a_share_of_cpu_is_a_delta_and_never_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    intervals: list[float | None] = []
+    clock = [100.0]
+
+    def sample(interval: float | None) -> float:
+        intervals.append(interval)
+        return float(len(intervals))
+
+    monkeypatch.setattr("psutil.cpu_percent", sample)
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    load = ops.Load()
+    first = load.read()[1].cpu_percent
+    assert load.read()[1].cpu_percent == first
+    clock[0] += ops.SAMPLE_S
+    assert load.read()[1].cpu_percent == first + 1
+    assert intervals == [None, None]
+
+
+def test_ping_is_empty() -> None:
+    response = get("/ping", Staged(state="failed"))
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_metrics_and_the_document_are_the_sites() -> None:
+    response = get("/metrics", metrics=lambda: ("text/plain; version=0.0.4", b"a 1\n"))
+    assert (response.headers["content-type"], response.content) == ("text/plain; version=0.0.4", b"a 1\n")
+    response = get("/openapi.json", document=lambda: b'{"openapi":"3.1.0"}')
+    assert (response.headers["content-type"], response.json()) == ("application/json", {"openapi": "3.1.0"})
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/ping", "/docs", "/docs/start.js", "/", "/openapi.json"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    whole, head = get(path, document=lambda: b"{}"), get(path, method="HEAD")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/docs", "/docs/start.js", "/"])
+def test_another_method_is_405(path: str) -> None:
+    response = get(path, method="POST")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET, HEAD"
+    assert response.json()["error"]["code"] == "method_not_allowed"
+
+
+class Links(HTMLParser):
+    """Every address a page loads or leads to, and its scripts' own text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.leads: list[str] = []
+        self.inline: list[str] = []
+        self._within = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self._within = tag
+        self.loads += [found["href"]] if tag == "link" else [found["src"]] if "src" in found else []
+        self.leads += [found["href"]] if tag == "a" else []
+        self.inline += [name for name in found if name.startswith("on") or name == "style"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        self.inline += [data] if self._within in ("script", "style") and data.strip() else []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_html_that_may_load_from_here_only(path: str) -> None:
+    response = get(path)
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.strip().partition(" ")[::2] for part in response.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'self'"
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert "http" not in response.headers["content-security-policy"]
+    assert policy["frame-ancestors"] == "'none'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("prefix", ["", "/behind/a/proxy"])
+@pytest.mark.parametrize("page", ["/", "/docs", "/docs/"])
+def test_what_a_page_loads_is_relative_and_there(page: str, prefix: str) -> None:
+    links = Links(get(page.rstrip("/") or "/").text)
+    assert links.loads
+    assert links.inline == []
+    for link in links.loads:
+        assert not re.match(r"\w+:|/", link)
+        path = urljoin(f"http://test{prefix}{page}", link).removeprefix(f"http://test{prefix}")
+        response = get(path)
+        assert response.status_code == 200, path
+        assert response.headers["content-type"].partition(";")[0] in {"text/css", "text/javascript", "image/png"}
+
+
+@pytest.mark.parametrize("page", ["/", "/docs", "/docs/"])
+def test_where_a_page_leads_is_there(page: str) -> None:
+    leads = Links(get(page.rstrip("/") or "/").text).leads
+    known = {path for route in ops.ROUTES for path in route.paths} | {"/v1/models"}
+    assert {urljoin(f"http://test{page}", link).removeprefix("http://test") for link in leads} <= known
+    assert leads
+
+
+def test_our_script_reaches_for_nothing_but_the_document() -> None:
+    script = get("/docs/start.js").text
+    assert "http" not in script.replace("https://", "http")
+    assert "validatorUrl: null" in script
+
+
+@pytest.mark.parametrize(
+    "name", ["%2e%2e", "..%2f..%2fcore.py", "index.html", "SOURCE.md", "%00", "start.js%00", "swagger-ui.css.map"]
+)
+def test_only_files_of_the_table_are_served(name: str) -> None:
+    response = get(f"/docs/{name}")
+    assert response.status_code == 404
+    assert b"import" not in response.content
+
+
+def test_files_are_cached_and_pages_are_not() -> None:
+    assert get("/docs/swagger-ui-bundle.js").headers["cache-control"] == "public, max-age=3600"
+    assert get("/docs").headers["cache-control"] == "no-cache"
+
+
+def test_the_files_of_others_are_as_shipped() -> None:
+    source = (VENDORED / "SOURCE.md").read_text()
+    sums = re.findall(r"^\| (\S+) \| ([0-9a-f]{64}) \|$", source, re.MULTILINE)
+    assert len(sums) == 4
+    for name, expected in sums:
+        assert hashlib.sha256((VENDORED / name).read_bytes()).hexdigest() == expected
