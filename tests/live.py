@@ -66,7 +66,9 @@ class Live:
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.ask(
-            urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **headers}, method="POST")
+            urllib.request.Request(
+                self.url + path, data, {"Content-Type": "application/json", **headers}, method="POST"
+            )
         )
 
     def ask(self, request: urllib.request.Request) -> tuple[int, dict[str, str], bytes]:

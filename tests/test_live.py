@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+
 from tests.awkward import TEXTS
 from tests.live import Live, command, environment, free_port
-
 from vecgate.engine import checkpoint
 
 REFERENCE = Path(checkpoint.__file__).with_name("reference.py")

@@ -99,9 +99,7 @@ def _model(settings: Settings, name: str, task: Task) -> Model:
     if settings.served_name and task == "embed":
         read = replace(read, name=settings.served_name, aliases=())
     backend, why = choose(settings.backend, read.family)
-    opened = partial(
-        open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction
-    )
+    opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
     return Model(read, opened, backend, why)
 
 

@@ -157,7 +157,7 @@ class Batcher:
         def call() -> None:
             try:
                 future.set_result(job())
-            except BaseException as error:  # handed to whoever waits for the job
+            except BaseException as error:  # noqa: BLE001 - not handled here: the future hands it to whoever waits
                 future.set_exception(error)
 
         with self._wake:
@@ -240,7 +240,7 @@ class Batcher:
         with self._wake:
             while not (self._closed or self._jobs or any(lane.waiting for lane in self._lanes.values())):
                 self._wake.wait()
-            if self._closed:
+            if self._closed and not self._jobs:
                 return False
             job = self._jobs.popleft() if self._jobs else None
             lane, items = (None, []) if job else self._next()

@@ -110,11 +110,14 @@ class LocalEngine:
         """Begin to load every model on the device thread; returns at once."""
         self._started_s = monotonic()
         self._batcher.start()
-        self._loading = [self._batcher.run(partial(self._load, model)) for model in self._models.values()]
+        for model in self._models.values():
+            loading = self._batcher.run(partial(self._load, model))
+            loading.add_done_callback(partial(self._loaded, model))
+            self._loading.append(loading)
 
     async def settled(self) -> None:
         """Until every model that `start` began to load is ready or has failed."""
-        await asyncio.gather(*(asyncio.wrap_future(future) for future in self._loading))
+        await asyncio.gather(*map(asyncio.wrap_future, self._loading), return_exceptions=True)
 
     def drain(self) -> None:
         """Say that the end is near; work that is in goes on."""
@@ -122,31 +125,32 @@ class LocalEngine:
 
     def close(self) -> None:
         """End the device thread and free the models; waiting calls fail."""
-        closing = [
-            self._batcher.run(model.backend.close) for model in self._models.values() if model.backend is not None
-        ]
-        del closing  # runs before the thread sees the end; a device that hangs must not hold the exit up
+        for model in self._models.values():
+            if model.backend is not None:
+                self._batcher.run(model.backend.close)
         self._batcher.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, model: Model) -> None:
-        """On the device thread: open, warm up, open the queue. A model that fails says why and stays failed."""
+        """On the device thread: open, warm up, open the queue."""
         start_s = perf_counter()
-        try:
-            backend = model.open()
-            model.load_s = perf_counter() - start_s
-            model.backend, model.state = backend, "warming"
-            self._warm(model, backend)
-        except Exception as error:  # the reason is shown by /health and told to every call
-            model.error = str(error) or type(error).__name__
-            model.state = "failed"
-            log.critical("Model %s failed to load: %s", model.checkpoint.name, model.error, exc_info=True)
-            return
-        card = backend.card
+        model.backend = model.open()
+        model.load_s = perf_counter() - start_s
+        model.state = "warming"
+        self._warm(model, model.backend)
+        card = model.backend.card
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
-        self._batcher.open(model.checkpoint.name, backend, limits)
+        self._batcher.open(model.checkpoint.name, model.backend, limits)
         model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.checkpoint.name, card.device, card.dtype)
+
+    def _loaded(self, model: Model, loading: Future[None]) -> None:
+        """A model that could not be loaded stays failed and says why: in /health, the log and to every call."""
+        error = loading.exception()
+        if error is not None:
+            model.error = str(error) or type(error).__name__
+            model.state = "failed"
+            log.critical("Model %s failed to load: %s", model.checkpoint.name, model.error, exc_info=error)
 
     def _warm(self, model: Model, backend: Backend) -> None:
         """One forward per usual length, so that no request pays for first-use work, and rows are known to be finite."""
@@ -344,7 +348,7 @@ class LocalEngine:
         _check_space(found.checkpoint, expect)
         start_s = perf_counter()
         most = found.checkpoint.max_tokens
-        role, prompt = prompt_of(found.checkpoint, "query")
+        _, prompt = prompt_of(found.checkpoint, "query")
         _, other = prompt_of(found.checkpoint, "document")
 
         def encode() -> list[Tokens]:
