@@ -57,7 +57,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     render = protocols.render_for(table)
     litestar = Litestar(
         route_handlers=protocols.mount(table, engine, _site(settings, engine, metrics, table, lambda: guard)),
-        exception_handlers={HTTPException: partial(_outside_a_route, render)},
+        exception_handlers={HTTPException: partial(_outside_a_route, render), Exception: _unforeseen},
         on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
         on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
         openapi_config=None,
@@ -138,3 +138,8 @@ def _outside_a_route(render: Any, request: Request[Any, Any, Any], error: HTTPEx
         told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}.")
     status, headers, body = render(path, told)
     return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def _unforeseen(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Litestar would answer in its own shape and log nothing; guard renders what nobody foresaw."""
+    raise error

@@ -59,7 +59,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if settings.reload:
         return _reloading(settings)
-    return serve(settings)
+    status = serve(settings)
+    sys.stderr.flush()
+    # the interpreter's own end would wait for a device that hangs, and granian's threads may panic in it (seen)
+    os._exit(status)
 
 
 def serve(settings: Settings) -> int:
