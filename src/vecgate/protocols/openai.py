@@ -190,10 +190,11 @@ async def respond(found: Embeddings, model: str, encoding: vectors.Encoding) -> 
         encoded = vectors.encode(part, encoding)
         return [Embedding(index=i, embedding=one) for i, one in enumerate(encoded, start)]
 
-    data = msgspec.Raw(await vectors.join(found.vectors, rows))
+    data = await vectors.join(found.vectors, rows)
     tokens = sum(found.applied.tokens)
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+    rest = msgspec.json.encode({"model": model, "usage": usage})
+    return b"".join((b'{"object":"list","data":', data, b",", rest[1:]))
 
 
 async def list_models(ask: Ask) -> Answer:

@@ -19,6 +19,8 @@ from vecgate.core import Vectors
 Encoding = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 Integers: TypeAlias = NDArray[np.int8] | NDArray[np.uint8]
 
+_encoder = msgspec.json.Encoder()
+
 SLICE_ROWS = 64
 """Rows encoded between two turns of the loop: under 2 ms for 1,024 float dimensions; neither library frees the GIL."""
 
@@ -60,13 +62,19 @@ def binary(vectors: Vectors) -> NDArray[np.int8]:
 
 
 async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> bytes:
-    """The JSON array of `rows(start, part)` over all parts of at most SLICE_ROWS rows; the loop turns between them."""
-    parts = []
+    """The JSON array of `rows(start, part)` over all parts of at most SLICE_ROWS rows; the loop turns between them.
+
+    There is at least one row.
+    """
+    body = bytearray()
     for start in range(0, len(vectors), SLICE_ROWS):
         if start:
             await asyncio.sleep(0)
-        parts.append(msgspec.json.encode(rows(start, vectors[start : start + SLICE_ROWS]))[1:-1])
-    return b"[" + b",".join(parts) + b"]"
+        at = max(len(body) - 1, 0)  # on the last slice's closing bracket
+        _encoder.encode_into(rows(start, vectors[start : start + SLICE_ROWS]), body, at)
+        if start:
+            body[at : at + 1] = b","
+    return bytes(body)
 
 
 def _arrays(rows: NDArray[np.float32] | Integers) -> list[Any]:
