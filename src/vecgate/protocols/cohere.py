@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from math import ceil
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
-from vecgate.core import Cut, ModelCard, Ranking, Vectors
+from vecgate.core import ModelCard, Ranking, Vectors
 from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
@@ -32,11 +32,27 @@ from vecgate.errors import (
     WrongTask,
 )
 from vecgate.protocols import Answer, Ask, Route, headers_of_error, of_type, timer, vectors
+from vecgate.protocols.cohere_bodies import (
+    CUTS,
+    INPUT_TYPES,
+    MOST,
+    ROLES,
+    ApiMeta,
+    ApiVersion,
+    BilledUnits,
+    CohereEmbed,
+    CohereRanking,
+    CohereRerank,
+    Content,
+    EmbedByType,
+    EmbedFloats,
+    RerankedDocument,
+    TokenUsage,
+    Version,
+)
 
 MOST_MESSAGE = 2_000
 """Characters of an error message; a longer one (it quotes the request) is cut."""
-MOST = 2**31 - 1
-"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
 TOKENS_PER_DOCUMENT = 4_096
 """Cohere's default of max_tokens_per_doc."""
 DOCUMENTS_PER_UNIT = 100
@@ -60,136 +76,7 @@ ERRORS: dict[type[VecgateError], int] = {
 }
 """type -> status; a type that is not here is its nearest parent's."""
 
-Version = Literal["1", "2"]
-CUTS: dict[str, Cut] = {"NONE": "refuse", "START": "start", "END": "end"}
-ROLES = {"search_document": "document", "search_query": "query"}
-INPUT_TYPES = (*ROLES, "classification", "clustering")
-"""The latter two are roles only of checkpoints that have a prompt of that name."""
-
-# The bounds and choices below only document: `_count`, `_some` and `_chosen` refuse with sentences that name the value.
-Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
-Ignored = Annotated[Any, Meta(description="Ignored.")]
-Document = Annotated[
-    dict[str, Any],
-    Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]}),
-]
 OneOf = TypeVar("OneOf", bound=str)
-
-
-class CohereRerank(msgspec.Struct, kw_only=True):
-    """documents: texts, or objects of which `rank_fields` (null: text) are read one after the other; at most
-    MAX_PASSAGES_PER_RERANK. top_n: how many results (null: all). max_tokens_per_doc: what a longer document is cut to
-    (null: 4096). return_documents: true puts each result's document into it."""
-
-    query: str
-    documents: Annotated[list[str | dict[str, msgspec.Raw]], Meta(extra_json_schema={"minItems": 1})]
-    model: str | None = None
-    top_n: Count | None = None
-    rank_fields: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})] | None = None
-    return_documents: bool | None = None
-    max_tokens_per_doc: Count | None = None
-    max_chunks_per_doc: Ignored = None
-    priority: Ignored = None
-
-
-class Part(msgspec.Struct, kw_only=True):
-    """A part of one input; `type` must be text."""
-
-    type: Annotated[str, Meta(extra_json_schema={"enum": ["text"]})]
-    text: str | None = None
-
-
-class Content(msgspec.Struct, kw_only=True):
-    """One input; its parts are read one after the other."""
-
-    content: Annotated[list[Part], Meta(extra_json_schema={"minItems": 1})]
-
-
-class CohereEmbed(msgspec.Struct, kw_only=True):
-    """texts or inputs: one of the two, at most VECGATE_MAX_INPUTS. input_type: search_query and search_document put the
-    model's prompt for it before each text, the others where the model has one. embedding_types: null is float; int8 is
-    round(127 x / max|x|) of each row, uint8 that plus 128, ubinary one bit a number (set above 0), binary that minus
-    128, base64 little-endian float32. truncate: what an input over the limit loses; NONE refuses it, null is the
-    server's TRUNCATE. output_dimension: numbers kept of each row, which is then renormalised. max_tokens: a lower limit
-    than the model's, special tokens included."""
-
-    texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})] | None = None
-    inputs: Annotated[list[Content], Meta(extra_json_schema={"minItems": 1})] | None = None
-    images: Annotated[Any, Meta(description="Refused: text only.", extra_json_schema={"enum": [None, []]})] = None
-    model: str | None = None
-    input_type: Annotated[str | None, Meta(extra_json_schema={"enum": [*INPUT_TYPES, None]})] = None
-    embedding_types: list[Annotated[str, Meta(extra_json_schema={"enum": list(vectors.ENCODINGS)})]] | None = None
-    truncate: Annotated[str | None, Meta(extra_json_schema={"enum": [*CUTS, None]})] = None
-    output_dimension: Count | None = None
-    max_tokens: Count | None = None
-    priority: Ignored = None
-
-
-class ApiVersion(msgspec.Struct, kw_only=True):
-    version: Version
-
-
-class BilledUnits(msgspec.Struct, kw_only=True):
-    """input_tokens: computed, special tokens and prompt included, after the cut. search_units: one for every 100
-    documents or part of that."""
-
-    input_tokens: int | UnsetType = UNSET
-    search_units: int | UnsetType = UNSET
-
-
-class ApiMeta(msgspec.Struct, kw_only=True):
-    api_version: ApiVersion
-    billed_units: BilledUnits
-
-
-class RerankedDocument(msgspec.Struct, kw_only=True):
-    """index: the document's place in the request. relevance_score: 0 to 1."""
-
-    index: int
-    relevance_score: float
-    document: Document | UnsetType = UNSET
-
-
-class TokenUsage(msgspec.Struct, kw_only=True):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class CohereRanking(msgspec.Struct, kw_only=True):
-    """results: best first. model: the name asked for, else the true one."""
-
-    id: str
-    results: list[RerankedDocument]
-    meta: ApiMeta
-    model: str
-    usage: TokenUsage
-
-
-class EmbeddingsByType(msgspec.Struct, kw_only=True):
-    """The types asked for and no other; one row a text, in order."""
-
-    float_: list[list[float]] | UnsetType = msgspec.field(name="float", default=UNSET)
-    int8: list[list[int]] | UnsetType = UNSET
-    uint8: list[list[int]] | UnsetType = UNSET
-    binary: list[list[int]] | UnsetType = UNSET
-    ubinary: list[list[int]] | UnsetType = UNSET
-    base64: list[str] | UnsetType = UNSET
-
-
-class EmbedByType(msgspec.Struct, kw_only=True, tag="embeddings_by_type", tag_field="response_type"):
-    id: str
-    embeddings: EmbeddingsByType
-    texts: list[str]
-    meta: ApiMeta
-
-
-class EmbedFloats(msgspec.Struct, kw_only=True, tag="embeddings_floats", tag_field="response_type"):
-    """What version 1 answers when no embedding_types are asked for."""
-
-    id: str
-    embeddings: list[list[float]]
-    texts: list[str]
-    meta: ApiMeta
 
 
 def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
@@ -414,42 +301,35 @@ RERANK_EXAMPLE = {
     "top_n": 1,
     "return_documents": True,
 }
-EMBED_EXAMPLE = {"texts": ["What is RAG?"], "input_type": "search_query", "embedding_types": ["float", "int8"]}
+EMBED_V1_EXAMPLE = {"texts": ["What is RAG?"], "input_type": "search_query"}
+EMBED_EXAMPLE = {**EMBED_V1_EXAMPLE, "embedding_types": ["float", "int8"]}
 RERANK = "Order documents by how well they answer a query."
 EMBED = "Embed texts, in any of six number types."
+RERANK_PATHS = (("/v1/rerank", rerank_v1), ("/v2/rerank", rerank_v2), ("/rerank", rerank_v2))
 ROUTES: tuple[Route, ...] = (
     *(
         Route(
-            method="POST",
-            paths=(path,),
-            handle=handle,
-            render=render,
-            summary=RERANK,
+            "POST",
+            (path,),
+            handle,
+            render,
+            RERANK,
             body=CohereRerank,
             key="documents",
             answer=CohereRanking,
             example=RERANK_EXAMPLE,
         )
-        for path, handle in (("/v1/rerank", rerank_v1), ("/v2/rerank", rerank_v2), ("/rerank", rerank_v2))
+        for path, handle in RERANK_PATHS
     ),
     Route(
-        method="POST",
-        paths=("/v1/embed",),
-        handle=embed_v1,
-        render=render,
-        summary=EMBED,
+        "POST",
+        ("/v1/embed",),
+        embed_v1,
+        render,
+        EMBED,
         body=CohereEmbed,
         answer=EmbedFloats | EmbedByType,
-        example={"texts": ["What is RAG?"], "input_type": "search_query"},
+        example=EMBED_V1_EXAMPLE,
     ),
-    Route(
-        method="POST",
-        paths=("/v2/embed",),
-        handle=embed_v2,
-        render=render,
-        summary=EMBED,
-        body=CohereEmbed,
-        answer=EmbedByType,
-        example=EMBED_EXAMPLE,
-    ),
+    Route("POST", ("/v2/embed",), embed_v2, render, EMBED, body=CohereEmbed, answer=EmbedByType, example=EMBED_EXAMPLE),
 )
