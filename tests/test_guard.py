@@ -395,6 +395,17 @@ def test_with_keys_all_is_closed_but_what_is_listed(method: str, path: str, key:
     run(scene)
 
 
+def test_a_public_route_learns_whether_the_key_was_shown() -> None:
+    async def scene() -> None:
+        inner = Inner()
+        await Client(guarded(inner, keys=("one",)), "/health", method="GET").ask()
+        await Client(guarded(inner, keys=("one",)), "/health", (b"x-api-key", b"one"), method="GET").ask()
+        await Client(guarded(inner), "/health", method="GET").ask()
+        assert [one["vecgate"].trusted for one in inner.seen] == [False, True, True]
+
+    run(scene)
+
+
 def test_without_keys_any_key_is_welcome() -> None:
     async def scene() -> None:
         client = await Client(guarded(Inner()), "/v1/embeddings", (b"authorization", b"Bearer undefined")).ask()

@@ -118,7 +118,6 @@ def _site(
         cut=settings.truncate,
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
-        key_required=bool(settings.api_key),
         metrics=lambda: metrics.expose(engine.status(), in_flight=guard().in_flight, body_bytes=guard().body_bytes),
         document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
     )

@@ -250,7 +250,8 @@ class BatchReport:
 class Record:
     """What one HTTP request did: made by guard in `scope["vecgate"]`, filled in by the protocol, read for log and metrics.
 
-    route: the path's template (the only path that may become a metric label). encode_s: from the engine's answer to the
+    route: the path's template (the only path that may become a metric label). trusted: the request showed a valid key,
+    or none is set; public paths are open to others too. encode_s: from the engine's answer to the
     last byte of the body. truncated: how many inputs were cut.
     """
 
@@ -264,6 +265,7 @@ class Record:
     tokenize_s: float = 0.0
     forward_s: float = 0.0
     encode_s: float = 0.0
+    trusted: bool = True
 
 
 class Backend(Protocol):

@@ -169,8 +169,10 @@ class Guard:
             flight.headers += access.cors(origin)
             if access.is_preflight(flight.method, headers):
                 return False
-        if self._keys.digests and not access.is_public(flight.method, flight.path, origin is not None):
-            self._check_key(headers)
+        flight.record.trusted = not self._keys.digests or self._keys.find(headers) is not None
+        if not flight.record.trusted and not access.is_public(flight.method, flight.path, origin is not None):
+            given = "The API key is not valid" if access.offered_keys(headers) else "An API key is needed"
+            raise Unauthenticated(f"{given}: send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
         access.check_encoding(headers)
         length = access.content_length(headers)
         if length > self.body_limit_bytes:
@@ -178,11 +180,6 @@ class Guard:
         if not probe:
             self._check_room(length)
         return True
-
-    def _check_key(self, headers: access.Headers) -> None:
-        if self._keys.find(headers) is None:
-            given = "The API key is not valid" if access.offered_keys(headers) else "An API key is needed"
-            raise Unauthenticated(f"{given}: send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
 
     def _check_room(self, length: int) -> None:
         if len(self._flights) >= self.max_in_flight:

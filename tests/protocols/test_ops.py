@@ -50,9 +50,11 @@ class Staged(stub.StubEngine):
         raise AssertionError("a probe must not compute")
 
 
-def get(path: str, engine: stub.StubEngine | None = None, method: str = "GET", **site: Any) -> httpx.Response:
+def get(
+    path: str, engine: stub.StubEngine | None = None, method: str = "GET", *, trusted: bool = True, **site: Any
+) -> httpx.Response:
     async def go() -> httpx.Response:
-        async with stub.client_of(stub.app_of(engine or Staged(), Site(**site), OPS)) as client:
+        async with stub.client_of(stub.app_of(engine or Staged(), Site(**site), OPS, trusted=trusted)) as client:
             return await client.request(method, path)
 
     return asyncio.run(go())
@@ -150,8 +152,8 @@ def test_the_main_model_is_the_one_that_embeds() -> None:
 
 
 @pytest.mark.parametrize("state", ["ready", "loading", "failed"])
-def test_with_a_key_set_health_is_one_word(state: State) -> None:
-    body = get("/health", Staged(state=state, error="secret"), key_required=True).json()
+def test_without_the_key_that_is_set_health_is_one_word(state: State) -> None:
+    body = get("/health", Staged(state=state, error="secret"), trusted=False).json()
     assert body == {"status": "ok" if state == "ready" else state}
 
 

@@ -286,9 +286,10 @@ class Batcher:
             rows = lane.backend.forward(Batch(tuple(item.tokens for item in items)))
         except Exception as error:  # whatever a model or its library throws must cost only the rows that cause it
             if len(items) == 1:
-                log.error("A row of %d tokens failed: %r", len(items[0]), error, exc_info=True)
+                log.error("A row of %d tokens failed.", len(items[0]), exc_info=True)
                 return [error if isinstance(error, VecgateError) else BackendFailed("The model failed on this input.")]
-            log.warning("A batch of %d rows failed (%r) and is run again row by row.", len(items), error)
+            why = type(error).__name__  # its message may hold a client's text
+            log.warning("A batch of %d rows failed (%s) and is run again row by row.", len(items), why)
             alone = [item for item in items if not item.ticket.gone]
             answers = {item: self._forward(lane, [item])[0] for item in alone}
             return [answers.get(item, BackendFailed("Its call had left.")) for item in items]

@@ -58,20 +58,23 @@ class Site:
     cut: Cut = "end"
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
-    key_required: bool = False
     metrics: Callable[[], tuple[str, bytes]] = lambda: ("text/plain", b"")
     document: Callable[[], bytes] = lambda: b"{}"
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's and the query's."""
+    """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's.
+
+    trusted: see core.Record; a public route must not tell others more than they need.
+    """
 
     engine: Engine
     site: Site
     call: Call
     body: Any
     parameters: Mapping[str, str]
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> 
                 raw = await _read(receive)
                 route = _choose(options, raw)
                 body = _decode(decoders[route.key], raw)
-            ask = Ask(engine, site, record.call, body, _parameters(scope))
+            ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted)
             answer = await route.handle(ask)
         except VecgateError as error:
             status, headers, rendered = route.render(error)
