@@ -20,6 +20,7 @@
 
     ConfigError                       stops the start: one line with the setting, its value and what is allowed
     CheckpointError                   stops the start: one line with the file and what is wrong in it
+    DeviceLost                        stops the process: the device gives this process no right row any more
 
 Holds no HTTP numbers and imports nothing.
 """
@@ -121,3 +122,7 @@ class ConfigError(Exception):
 
 class CheckpointError(Exception):
     """A model that can't be served; the message names the file or the repo, what is wrong and the next step."""
+
+
+class DeviceLost(BaseException):
+    """Raised by a backend on the device thread. No Exception, so that no retry of a failed batch can swallow it."""

@@ -1,0 +1,12 @@
+"""MLX, for Apple Silicon; on Linux its CPU build runs the same code in the tests.
+
+FAMILIES says which architectures are written here. Imports nothing, so that asking costs nothing; backend.py opens.
+"""
+
+FAMILIES = {
+    "bert": "vecgate.backends.mlx.bert",
+    "camembert": "vecgate.backends.mlx.bert",
+    "roberta": "vecgate.backends.mlx.bert",
+    "xlm-roberta": "vecgate.backends.mlx.bert",
+}
+"""config.json's model_type -> the module that exports Config and Model for it."""

@@ -1,0 +1,210 @@
+"""The MLX backend: pad -> family -> pool -> numpy, all on the one thread that loaded the model.
+
+MLX's streams belong to a thread, so load, forward, trim and close are called on the same one. Knows nothing of texts,
+engines or HTTP: token ids go in, float32 rows come out. What it computes with is one family file, named by FAMILIES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from vecgate.backends.mlx import FAMILIES, devices, weights
+from vecgate.backends.mlx.devices import Device
+from vecgate.backends.mlx.layers import Rows
+from vecgate.backends.mlx.pooling import Layer, dense, pool
+from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
+from vecgate.errors import BackendFailed, CheckpointError, ConfigError, DeviceLost, OutOfMemory
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+FULL = ("unable to allocate", "attempting to allocate", "resource limit", "insufficient memory", "outofmemory")
+"""What MLX's errors say, in lower case, where memory or buffers ran out."""
+LOST = "[METAL]"
+"""What they say once a command buffer failed: its stream stays poisoned, and later results may be unwritten memory."""
+
+Forward = Callable[[Rows], mx.array]
+
+
+def load(
+    checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", memory_fraction: float = 0.8
+) -> MLXBackend:
+    """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16.
+
+    Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
+    device's memory, CheckpointError for files that do not make the whole model.
+    """
+    family = _family(checkpoint)
+    where = devices.find(device, memory_fraction)
+    compute = _dtype(dtype, checkpoint, where)
+    config = family.Config.read(checkpoint)
+    stored = DTYPES.get(checkpoint.stored_dtype, mx.float32)
+    needed = checkpoint.weight_bytes * compute.size // stored.size
+    token_bytes = config.token_bytes(checkpoint.max_tokens, compute.size)
+    batch_tokens = _batch_tokens(checkpoint, where, needed, token_bytes)
+    mx.set_default_device(where.place)
+    where.bound(needed, batch_tokens * token_bytes)
+    model = family.Model(config)
+    held = weights.fill(model, checkpoint, config.names, compute)
+    layers = tuple(weights.read_dense(layer) for layer in checkpoint.dense)
+    if not 0 <= checkpoint.pad_id < config.vocabulary:
+        raise CheckpointError(f"{checkpoint.name}: the pad id {checkpoint.pad_id} is not in its vocabulary.")
+    card = BackendCard(
+        backend="mlx",
+        device=where.label,
+        dtype=str(compute).removeprefix("mlx.core."),
+        dimensions=_dimensions(checkpoint, config.hidden, layers),
+        pad_lengths=devices.lengths(checkpoint.max_tokens),
+        batch_tokens=batch_tokens,
+        weight_bytes=held + sum(weight.nbytes + (0 if bias is None else bias.nbytes) for weight, bias, _ in layers),
+    )
+    return MLXBackend(checkpoint, card, where, model, layers, config.vocabulary)
+
+
+class MLXBackend:
+    """One model on one device."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        card: BackendCard,
+        device: Device,
+        model: Forward,
+        layers: tuple[Layer, ...],
+        vocabulary: int,
+    ) -> None:
+        self.card = card
+        self._checkpoint = checkpoint
+        self._device = device
+        self._model: Forward | None = model
+        self._layers = layers
+        self._vocabulary = vocabulary
+
+    def forward(self, batch: Batch) -> Vectors:
+        model = self._model
+        if model is None:
+            raise BackendFailed("The model is closed.")
+        if not batch.rows:
+            return np.zeros((0, self.card.dimensions), np.float32)
+        self._check(batch)
+        try:
+            out = self._rows(model, self._laid_out(batch.rows))
+            mx.eval(out)  # once a batch: each evaluation has a fixed cost
+            mx.synchronize()  # an evaluation may return before the GPU says that it failed
+            return np.array(out)
+        except (RuntimeError, MemoryError) as error:
+            if LOST in str(error):
+                raise DeviceLost(f"Metal failed ({weights.first_line(error)}).") from error
+            raise _failure(error, batch) from error
+
+    def memory(self) -> Memory:
+        return Memory(mx.get_active_memory(), mx.get_cache_memory(), self._device.limit_bytes)
+
+    def trim(self) -> None:
+        mx.clear_cache()
+
+    def close(self) -> None:
+        self._model = None
+        self._layers = ()
+        mx.clear_cache()
+
+    def _check(self, batch: Batch) -> None:
+        """MLX answers an id outside the table with noise or with the end of the process."""
+        most = self._checkpoint.max_tokens
+        for row in batch.rows:
+            if not 0 < len(row) <= most:
+                raise BackendFailed(f"A row of {len(row)} tokens can't be computed: the model takes 1 to {most}.")
+            if row.ids.min() < 0 or row.ids.max() >= self._vocabulary:
+                raise BackendFailed(f"A token id is outside the model's vocabulary of {self._vocabulary}.")
+
+    def _rows(self, model: Forward, rows: Rows) -> mx.array:
+        """(B, D) float32 on the device: numpy has no bfloat16."""
+        out = model(rows)
+        if self._checkpoint.task == "rerank":
+            return out.astype(mx.float32)
+        pooled = pool(out, rows, self._checkpoint.pooling, include_prompt=self._checkpoint.include_prompt)
+        return dense(pooled, self._layers)
+
+    def _laid_out(self, rows: Sequence[Tokens]) -> Rows:
+        lengths = np.array([[len(row)] for row in rows], np.int32)
+        assert self.card.pad_lengths is not None
+        width = next(length for length in self.card.pad_lengths if length >= lengths.max())
+        ids = np.full((len(rows), width), self._checkpoint.pad_id, np.int32)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row.ids
+        real: NDArray[np.bool_] = np.arange(width) < lengths
+        return Rows(
+            ids=mx.array(ids),
+            kinds=mx.array(self._kinds(rows, width)),
+            lengths=mx.array(lengths),
+            prompts=mx.array(np.array([[row.prompt] for row in rows], np.int32)),
+            mask=None if real.all() else mx.array(real[:, None, None, :]),
+        )
+
+    def _kinds(self, rows: Sequence[Tokens], width: int) -> NDArray[np.int32]:
+        """(B, L) token types: 1 from where segment B starts, in a model that tells segments apart."""
+        starts = [width if row.second is None else row.second for row in rows]
+        if not self._checkpoint.token_types:
+            starts = [width] * len(rows)
+        return (np.arange(width) >= np.array(starts)[:, None]).astype(np.int32)
+
+
+def _family(checkpoint: Checkpoint) -> Any:
+    """The family's module; raises CheckpointError where this checkpoint can't be served on MLX."""
+    if checkpoint.family not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise CheckpointError(
+            f"{checkpoint.name} is of the family {checkpoint.family!r}; on MLX there are {known}. Use BACKEND=torch."
+        )
+    if checkpoint.quantization is not None:
+        raise CheckpointError(
+            f"{checkpoint.name} has quantised weights, which the MLX backend can't read for the family "
+            f"{checkpoint.family!r}; use the unquantised model."
+        )
+    return import_module(FAMILIES[checkpoint.family])
+
+
+def _dtype(name: str, checkpoint: Checkpoint, device: Device) -> mx.Dtype:
+    """What to compute in. auto: the stored type; float32 on a CPU, where 16-bit types are 20 times slower."""
+    if name == "auto":
+        name = checkpoint.stored_dtype if device.half and checkpoint.stored_dtype in DTYPES else "float32"
+    if name not in DTYPES:
+        raise ConfigError(f"DTYPE={name!r} is not known; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _batch_tokens(checkpoint: Checkpoint, device: Device, needed: int, token_bytes: int) -> int:
+    """Tokens of one batch: what the device likes, halved until it fits; ConfigError where the longest row does not."""
+    held, longest = mx.get_active_memory(), checkpoint.max_tokens
+    tokens = max(device.batch_tokens, longest)
+    while held + needed + tokens * token_bytes > device.limit_bytes:
+        if tokens == longest:
+            raise ConfigError(
+                f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(longest * token_bytes)} for its "
+                f"longest input, and {_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
+                f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
+            )
+        tokens = max(tokens // 2, longest)
+    return min(tokens, device.batch_tokens)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def _dimensions(checkpoint: Checkpoint, hidden: int, layers: Sequence[Layer]) -> int:
+    if checkpoint.task == "rerank":
+        return 1
+    return int(layers[-1][0].shape[0]) if layers else hidden * len(checkpoint.pooling)
+
+
+def _failure(error: Exception, batch: Batch) -> BackendFailed:
+    """What a client may read of it; MLX's own words stay in the cause."""
+    what = f"a batch of {len(batch.rows)} rows of up to {max(map(len, batch.rows))} tokens"
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in FULL):
+        return OutOfMemory(f"The device has no room for {what}.")
+    return BackendFailed(f"The model failed on {what}.")
