@@ -294,7 +294,7 @@ class Batcher:
             answers = {item: self._forward(lane, [item])[0] for item in alone}
             return [answers.get(item, BackendFailed("Its call had left.")) for item in items]
         finite = np.isfinite(rows).all(axis=1)
-        return [row if ok else _nonfinite() for row, ok in zip(rows, finite.tolist(), strict=True)]
+        return [row if finite[i] else _nonfinite() for i, row in enumerate(rows)]
 
     def _report(
         self,

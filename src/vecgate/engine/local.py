@@ -196,7 +196,7 @@ class LocalEngine:
             return "draining"
         for state in ("failed", "loading", "warming"):
             if state in states:
-                return state  # type: ignore[return-value]
+                return state
         return "ready"
 
     def _card(self, model: Model) -> ModelCard:
@@ -411,7 +411,8 @@ def unit(vectors: Vectors) -> Vectors:
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     if not (norms > 0.0).all():
         raise BackendFailed("The model gave a row without length for this input.")
-    return (vectors / norms[:, None]).astype(np.float32)
+    scaled: Vectors = (vectors / norms[:, None]).astype(np.float32)
+    return scaled
 
 
 def prompt_of(checkpoint: Checkpoint, role: str | None) -> tuple[str | None, str]:
