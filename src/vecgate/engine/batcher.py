@@ -293,8 +293,7 @@ class Batcher:
             alone = [item for item in items if not item.ticket.gone]
             answers = {item: self._forward(lane, [item])[0] for item in alone}
             return [answers.get(item, BackendFailed("Its call had left.")) for item in items]
-        finite = np.isfinite(rows).all(axis=1)
-        return [row if finite[i] else _nonfinite() for i, row in enumerate(rows)]
+        return [row if np.isfinite(row).all() else _nonfinite() for row in rows]
 
     def _report(
         self,
