@@ -60,7 +60,7 @@ def differences(want: Any, got: Any, where: str = "$") -> list[str]:
         return [line for key in want for line in differences(want[key], got[key], f"{where}.{key}")]
     if isinstance(want, list) and isinstance(got, list) and len(want) == len(got):
         return [line for i, one in enumerate(want) for line in differences(one, got[i], f"{where}[{i}]")]
-    if isinstance(want, str) and isinstance(got, str) and where.endswith(".embedding"):
+    if isinstance(want, str) and isinstance(got, str) and (where.endswith(".embedding") or ".base64[" in where):
         return differences(unpacked(want), unpacked(got), where + " (base64)")
     if isinstance(want, float) and isinstance(got, (int, float)):
         return [] if abs(want - got) <= 1e-6 else [f"{where}: {got} instead of {want}"]
