@@ -19,6 +19,9 @@ BACKENDS = {
     "fake": "vecgate.backends.fake:load",
 }
 
+APPLE_SILICON = ("Darwin", "arm64")
+"""platform.system(), platform.machine()."""
+
 # Distributions whose absence is the user's to cure: backend -> (import names, how to get them).
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "torch": (("torch", "transformers"), "pip install 'vecgate[torch]'"),
@@ -51,6 +54,12 @@ def choose(requested: str, family: str, *, system: str | None = None, machine: s
     return name, why
 
 
+def mlx_possible(requested: str, *, system: str | None = None, machine: str | None = None) -> bool:
+    """Whether MLX may be the answer of `choose` for some family: asked for, or left open on Apple Silicon."""
+    apple = (system or platform.system(), machine or platform.machine()) == APPLE_SILICON
+    return requested == "mlx" or (requested == "auto" and apple and _mlx_built() and find_spec("mlx") is not None)
+
+
 def require(name: str) -> None:
     """Raise ConfigError where the backend is unknown or one of its packages is missing; imports none of them."""
     if name not in BACKENDS:
@@ -65,7 +74,7 @@ def require(name: str) -> None:
 
 def _not_mlx(family: str, system: str, machine: str) -> str | None:
     """Why auto does not take MLX, or None when it does."""
-    if (system, machine) != ("Darwin", "arm64"):
+    if (system, machine) != APPLE_SILICON:
         return f"MLX needs Apple Silicon, this is {system} {machine}"
     if not _mlx_built() or find_spec("mlx") is None:
         return "MLX is not installed"

@@ -90,6 +90,8 @@ class Fake:
 
     def _follow(self, batch: Batch) -> None:
         script = self.script
+        if script.closed:
+            raise BackendFailed("The model is closed.")
         script.batches.append(batch)
         script.threads.append(threading.get_ident())
         script.entered.set()

@@ -5,7 +5,6 @@ Knows nothing of texts, engines or HTTP: token ids go in, float32 rows come out.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -18,9 +17,11 @@ from vecgate.backends.torch import devices, weights
 from vecgate.backends.torch.devices import Device
 from vecgate.backends.torch.pooling import pool
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
-from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
+from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 
 M = TypeVar("M", bound=torch.nn.Module)
+FULL = ("out of memory", "can't allocate memory", "not enough memory")
+"""How CUDA, MPS and the CPU allocator say in a RuntimeError that there is no room."""
 
 
 def load(
@@ -99,7 +100,6 @@ class TorchBackend:
     def close(self) -> None:
         self._model = None
         self._dense = torch.nn.Sequential()
-        gc.collect()
         self._device.trim()
 
     def _check(self, batch: Batch) -> None:
@@ -161,11 +161,12 @@ def _at_least(steps: tuple[int, ...], count: int) -> int:
     return next((step for step in steps if step >= count), count)
 
 
-def _failure(error: Exception, batch: Batch) -> BackendFailed:
+def _failure(error: Exception, batch: Batch) -> BaseException:
     """What a client may read of it; torch's own words, which may show values, stay in the cause."""
     what = f"a batch of {len(batch.rows)} rows of up to {max(map(len, batch.rows))} tokens"
     text = str(error).lower()
-    full = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-    return OutOfMemory(f"The device has no room for {what}.") if full else BackendFailed(f"The model failed on {what}.")
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in FULL):
+        return OutOfMemory(f"The device has no room for {what}.")
+    if text.startswith("cuda error"):  # every later call fails too: the process's CUDA context is gone
+        return DeviceLost(f"CUDA failed on {what}.")
+    return BackendFailed(f"The model failed on {what}.")

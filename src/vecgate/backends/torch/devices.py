@@ -5,6 +5,7 @@ Knows no model and no checkpoint's files, only what a device can do and how much
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import psutil
 import torch
 
 from vecgate.errors import ConfigError
+
+NAME = re.compile(r"(?P<kind>auto|cpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def cpu(fraction: float) -> Device:
         limit_bytes=int(fraction * total),
         bfloat16=True,
         batch_tokens=2048,
-        lengths=_eights,
+        lengths=eights,
         held=lambda: (process.memory_info().rss, 0),
         trim=lambda: None,
     )
@@ -66,7 +69,7 @@ def cuda(fraction: float, index: int | None = None) -> Device:
         limit_bytes=int(fraction * total),
         bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         batch_tokens=16384,
-        lengths=_eights,
+        lengths=eights,
         held=held,
         trim=torch.cuda.empty_cache,
     )
@@ -88,21 +91,21 @@ def mps(fraction: float) -> Device:
         limit_bytes=int(fraction * total),
         bfloat16=torch.backends.mps.is_macos_or_newer(14, 0),
         batch_tokens=16384,
-        lengths=_coarse,
+        lengths=few_lengths,
         held=held,
         trim=torch.mps.empty_cache,
-        row_counts=_HEIGHTS,
+        row_counts=ROW_COUNTS,
     )
 
 
-_HEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+ROW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-def _eights(longest: int) -> tuple[int, ...]:
+def eights(longest: int) -> tuple[int, ...]:
     return (*range(8, longest, 8), longest)
 
 
-def _coarse(longest: int) -> tuple[int, ...]:
+def few_lengths(longest: int) -> tuple[int, ...]:
     """Multiples of 32 up to 256, then four steps an octave: at most a quarter of a row is padding."""
     steps = [*range(32, 256, 32)]
     octave = 256
@@ -118,11 +121,12 @@ def find(name: str, fraction: float) -> Device:
         "cuda": torch.cuda.is_available(),
         "cpu": True,
     }
-    kind, _, index = name.partition(":")
-    if name == "auto":
-        kind = next(kind for kind, found in there.items() if found)
-    if kind not in there or (index and not (kind == "cuda" and index.isdecimal())):
+    asked = NAME.fullmatch(name)
+    if asked is None:
         raise ConfigError(f"device {name!r} is not known; use auto, cpu, mps, cuda or cuda:N.")
+    kind, index = asked["kind"], asked["index"]
+    if kind == "auto":
+        kind = next(kind for kind, found in there.items() if found)
     if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
         found = ", ".join(kind for kind, found in there.items() if found)
         raise ConfigError(f"device {name!r} is not there (torch {torch.__version__} finds: {found}).")

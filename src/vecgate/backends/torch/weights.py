@@ -26,7 +26,6 @@ from vecgate.core import Checkpoint, Dense
 from vecgate.errors import CheckpointError, ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' own names
 NO_FLOAT16 = ("gemma", "qwen3", "t5", "mt5", "umt5")
 """Families (by prefix) whose activations leave float16's range: EmbeddingGemma reaches 8e5, the limit is 65504."""
 
@@ -42,8 +41,8 @@ def dtype_for(name: str, checkpoint: Checkpoint, device: Device) -> torch.dtype:
     """What to compute in. auto: float32 on a CPU, else the stored type unless the family or the device can't."""
     no_float16 = checkpoint.family.startswith(NO_FLOAT16)
     if name == "auto":
-        stored = STORED.get(checkpoint.stored_dtype, checkpoint.stored_dtype)
-        name = "float32" if device.place.type == "cpu" or stored not in DTYPES else stored
+        known = device.place.type != "cpu" and checkpoint.stored_dtype in DTYPES
+        name = checkpoint.stored_dtype if known else "float32"
         if name == "float16" and no_float16:
             name = "bfloat16"
         if name == "bfloat16" and not device.bfloat16:
@@ -59,7 +58,7 @@ def dtype_for(name: str, checkpoint: Checkpoint, device: Device) -> torch.dtype:
 
 def batch_tokens(checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dtype, device: Device) -> int:
     """Tokens of one batch: what the device likes, halved until it fits; ConfigError where the longest row does not."""
-    stored = DTYPES.get(STORED.get(checkpoint.stored_dtype, checkpoint.stored_dtype), torch.float32)
+    stored: torch.dtype = getattr(torch, checkpoint.stored_dtype)
     weights = checkpoint.weight_bytes * dtype.itemsize // stored.itemsize
     held = sum(device.held())
     tokens = max(device.batch_tokens, checkpoint.max_tokens)
@@ -136,17 +135,23 @@ def read_model(checkpoint: Checkpoint, config: PreTrainedConfig, dtype: torch.dt
 
 
 def _class(checkpoint: Checkpoint, config: PreTrainedConfig) -> type[PreTrainedModel]:
-    mapping: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if checkpoint.task == "embed":
-        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else MODEL_MAPPING
-    found = mapping.get(type(config), None)
-    kind = found[0] if isinstance(found, tuple) else found
+    if checkpoint.task == "rerank":
+        kind = _mapped(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config)
+    else:
+        kind = _mapped(MODEL_FOR_TEXT_ENCODING_MAPPING, config)  # T5's encoder, say, without its decoder
+        if kind is None and not config.is_encoder_decoder:
+            kind = _mapped(MODEL_MAPPING, config)
     if kind is None:
         raise CheckpointError(
-            f"{checkpoint.name}: transformers has no {checkpoint.task} model for {checkpoint.family!r}."
+            f"{checkpoint.name}: transformers has no {checkpoint.task} model for the family {checkpoint.family!r}."
         )
-    chosen: type[PreTrainedModel] = kind
-    return chosen
+    return kind
+
+
+def _mapped(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    found = mapping.get(type(config), None)
+    kind: type[PreTrainedModel] | None = found[0] if isinstance(found, tuple) else found
+    return kind
 
 
 def _refuse_holes(checkpoint: Checkpoint, info: dict[str, Any], prefix: str) -> None:
