@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests import small
 from vecgate.backends import fake
-from vecgate.core import Call, Engine, Ranking, Task
-from vecgate.engine.local import LocalEngine, Model, prompt_of, unit
+from vecgate.core import Call, Cut, Engine, Ranking, Task
+from vecgate.engine.local import LocalEngine, unit
+from vecgate.engine.model import Model, prompt_of
 from vecgate.errors import (
     BackendFailed,
     CheckpointError,
@@ -141,6 +142,21 @@ def test_an_input_too_long_is_cut_and_counted_or_refused(embedder: Model) -> Non
     assert with_engine([embedder], both) == ((3, 12), (3, 32))
 
 
+def test_a_call_may_lower_the_limit_of_its_inputs(embedder: Model) -> None:
+    async def calls(engine: LocalEngine) -> list[Any]:
+        lower = [await engine.embed(CALL, None, ["a cat dogs bark"], max_tokens=4, cut=cut) for cut in ("end", "start")]
+        higher = await engine.embed(CALL, None, ["dogs " * 30], max_tokens=1000)
+        with pytest.raises(InputTooLong, match=r"6 tokens; the limit is 4\."):
+            await engine.embed(CALL, None, ["a cat dogs bark"], max_tokens=4, cut="refuse")
+        return [*lower, higher]
+
+    end, start, higher = with_engine([embedder], calls)
+    np.testing.assert_allclose(end.vectors[0], row("a", "cat"), atol=1e-6)
+    np.testing.assert_allclose(start.vectors[0], row("dogs", "bark"), atol=1e-6)
+    assert (end.applied.tokens, end.applied.original) == ((4,), (6,))
+    assert higher.applied.tokens == (small.MAX_TOKENS,)
+
+
 def test_own_token_ids_give_the_texts_row(embedder: Model) -> None:
     async def three(engine: LocalEngine) -> list[np.ndarray]:
         (with_specials,) = await engine.tokenize(None, ["a cat"])
@@ -201,6 +217,24 @@ def test_the_named_model_decides_the_method(embedder: Model, reranker: Model) ->
         return [answer.method for answer in answers]
 
     assert with_engine([embedder, reranker], both) == ["similarity", "cross-encoder"]
+
+
+@pytest.mark.parametrize("model", ["small", "judge"])
+@pytest.mark.parametrize("cut", ["end", "refuse"])
+def test_documents_may_have_a_limit_of_their_own_beside_prompt_and_specials(
+    embedder: Model, reranker: Model, model: str, cut: Cut
+) -> None:
+    documents = ["paris is the capital of france", "a cat", "dogs"]
+    kept = ["paris is", "a cat", "dogs"]
+
+    async def both(engine: LocalEngine) -> tuple[Ranking, Ranking]:
+        limited = await engine.rerank(CALL, model, "paris is", documents, max_tokens_per_document=2, cut=cut)
+        return limited, await engine.rerank(CALL, model, "paris is", kept, cut=cut)
+
+    limited, short = with_engine([embedder, reranker], both)
+    assert (limited.order, limited.raw) == (short.order, short.raw)
+    assert limited.applied.tokens == short.applied.tokens
+    assert [a - b for a, b in zip(limited.applied.original, short.applied.original)] == [4, 0, 0]
 
 
 def test_a_shortlist_is_ordered_by_the_cross_encoder(embedder: Model, tmp_path: Path) -> None:
