@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from vecgate.backends import fake
 from vecgate.core import BatchReport, Checkpoint, Task
-from vecgate.engine.local import LocalEngine, Model
+from vecgate.engine.local import LocalEngine
+from vecgate.engine.model import Model
 
 WORDS = ("paris", "berlin", "is", "the", "capital", "of", "france", "germany", "dogs", "bark", "what", "a", "cat", "?")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "poison", "query:", "passage:")
@@ -46,6 +48,21 @@ def checkpoint(folder: Path, task: Task = "embed", **changes: Any) -> Checkpoint
         prompts={"query": "query: ", "passage": "passage: "},
     )
     return replace(made, **changes)
+
+
+def folder(path: Path, task: Task = "embed", dimensions: int = 8) -> Path:
+    """The same model as files that checkpoint.read reads, for what begins with MODEL_NAME; its weights are no numbers."""
+    checkpoint(path, task)
+    head = {"architectures": ["BertForSequenceClassification"], "num_labels": 1} if task == "rerank" else {}
+    size = {"hidden_size": dimensions, "max_position_embeddings": MAX_TOKENS}
+    files = {
+        "config.json": {"model_type": "bert", "pad_token_id": 0, **size, **head},
+        "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
+    }
+    for name, content in files.items():
+        (path / name).write_text(json.dumps(content))
+    (path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return path
 
 
 def model(read: Checkpoint, script: fake.Script | None = None, **options: Any) -> Model:

@@ -17,7 +17,8 @@ from vecgate.backends import choose, mlx_possible, open_backend
 from vecgate.config import Settings
 from vecgate.core import Engine, Task
 from vecgate.engine import checkpoint
-from vecgate.engine.local import LocalEngine, Model
+from vecgate.engine.local import LocalEngine
+from vecgate.engine.model import Model
 from vecgate.errors import MethodNotAllowed, NotFound, VecgateError
 from vecgate.guard import Guard
 from vecgate.metrics import Metrics

@@ -10,20 +10,18 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from time import monotonic, perf_counter, time
+from time import monotonic, perf_counter
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vecgate.core import (
     Applied,
-    Backend,
-    Batch,
     BatchReport,
     Call,
-    Checkpoint,
     Cut,
     Embeddings,
     Memory,
@@ -39,9 +37,9 @@ from vecgate.core import (
 )
 from vecgate.engine import ranking
 from vecgate.engine.batcher import Batcher, Limits, Ticket
-from vecgate.engine.names import Name, Names, names_of
-from vecgate.engine.tokenizer import Tokenizer
-from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady, SpaceMismatch
+from vecgate.engine.model import Model, prompt_of
+from vecgate.engine.names import Names
+from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
 
 log = logging.getLogger("vecgate.engine")
 T = TypeVar("T")
@@ -50,30 +48,47 @@ INLINE_CHARACTERS = 2_000
 """Texts up to this many characters are tokenised on the loop (about 0.3 ms); longer ones on a thread."""
 INLINE_NUMBERS = 262_144
 """Matrices up to this many float32 numbers are normalised on the loop (under a millisecond)."""
-WARMUP_TOKENS = (8, 32, 128, 512)
-"""Row lengths of the warm-up forwards, up to the model's limit."""
-SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
-"""Prompt names that mean one of the two roles every model has; sentence-transformers' encode_document tries the same."""
 
 
-@dataclass(slots=True)
-class Model:
-    """One served model: what is known before it is loaded, and what loading adds."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a rerank call asks, whichever model answers. limit: most ids of a document before it is paired."""
 
-    checkpoint: Checkpoint
-    open: Callable[[], Backend]
-    backend_name: str
-    why: str = ""
-    state: State = "loading"
-    error: str | None = None
-    tokenizer: Tokenizer = field(init=False)
-    backend: Backend | None = None
-    load_s: float | None = None
-    warmup_s: float | None = None
-    created: int = field(default_factory=lambda: int(time()))
+    query: str
+    documents: Sequence[str]
+    top_n: int | None
+    limit: int | None
+    cut: Cut
+    expect: str | None
 
-    def __post_init__(self) -> None:
-        self.tokenizer = Tokenizer(self.checkpoint)
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one call's rows took. rows: as tokenised, in input order; vectors (N, D) as the model gave them."""
+
+    model: Model
+    rows: Sequence[Tokens]
+    ticket: Ticket
+    tokenize_s: float
+
+    @property
+    def vectors(self) -> Vectors:
+        assert self.ticket.vectors is not None
+        return self.ticket.vectors
+
+    def applied(self, role: str | None = None, *, queries: int = 0) -> Applied:
+        """The report; the first `queries` rows are a rerank query embedded on its own."""
+        return Applied(
+            model=self.model.name,
+            role=role,
+            tokens=tuple(len(row) for row in self.rows[queries:]),
+            original=tuple(row.original for row in self.rows[queries:]),
+            queue_s=self.ticket.queue_s,
+            tokenize_s=self.tokenize_s,
+            forward_s=self.ticket.forward_s,
+            query_tokens=sum(len(row) for row in self.rows[:queries]),
+            space=self.model.checkpoint.fingerprint,
+        )
 
 
 class LocalEngine:
@@ -90,7 +105,7 @@ class LocalEngine:
         batch_tokens: int | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        self._models = {model.checkpoint.name: model for model in models}
+        self._models = {model.name: model for model in models}
         self._names = Names(model.checkpoint for model in models)
         self._max_rows = max_rows
         self._batch_tokens = batch_tokens
@@ -112,7 +127,7 @@ class LocalEngine:
         self._batcher.start()
         for model in self._models.values():
             loading = self._batcher.run(partial(self._load, model))
-            loading.add_done_callback(partial(self._loaded, model))
+            loading.add_done_callback(partial(_loaded, model))
             self._loading.append(loading)
 
     async def settled(self) -> None:
@@ -132,42 +147,14 @@ class LocalEngine:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, model: Model) -> None:
-        """On the device thread: open, warm up, open the queue."""
-        start_s = perf_counter()
-        model.backend = model.open()
-        model.load_s = perf_counter() - start_s
-        model.state = "warming"
-        self._warm(model, model.backend)
-        card = model.backend.card
-        limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
-        self._batcher.open(model.checkpoint.name, model.backend, limits)
-        model.state = "ready"
-        log.info("Model %s is ready on %s (%s).", model.checkpoint.name, card.device, card.dtype)
-
-    def _loaded(self, model: Model, loading: Future[None]) -> None:
-        """A model that could not be loaded stays failed and says why: in /health, the log and to every call."""
-        error = loading.exception()
-        if error is not None:
-            model.error = str(error) or type(error).__name__
-            model.state = "failed"
-            log.critical("Model %s failed to load: %s", model.checkpoint.name, model.error, exc_info=error)
-
-    def _warm(self, model: Model, backend: Backend) -> None:
-        """One forward per usual length, so that no request pays for first-use work, and rows are known to be finite."""
-        start_s = perf_counter()
-        text = "warm " * max(WARMUP_TOKENS)
-        limit = model.checkpoint.max_tokens
-        for length in sorted({min(length, limit) for length in WARMUP_TOKENS}):
-            rows = self._encode(model, [text], "", length, "end")
-            if not np.isfinite(backend.forward(Batch(tuple(rows)))).all():
-                raise BackendFailed(f"the warm-up row of {length} tokens is not finite")
-        model.warmup_s = perf_counter() - start_s
+        """On the device thread: load, warm up, open the queue."""
+        backend = model.load()
         self._memory = backend.memory()
-
-    def _encode(self, model: Model, texts: list[str], prompt: str, limit: int, cut: Cut) -> list[Tokens]:
-        if model.checkpoint.task == "rerank":
-            return model.tokenizer.encode_pairs("warm", texts, limit, cut)
-        return model.tokenizer.encode(texts, prompt, limit, cut)
+        card = backend.card
+        limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
+        self._batcher.open(model.name, backend, limits)
+        model.state = "ready"
+        log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
 
     def _died(self, error: BaseException) -> None:
         self._death = f"the device thread died: {error!r}"
@@ -179,7 +166,7 @@ class LocalEngine:
         models = tuple(self._card(model) for model in self._models.values())
         errors = [model.error for model in self._models.values() if model.error]
         return Status(
-            state=self._state([model.state for model in models]),
+            state=self._state({model.state for model in models}),
             models=models,
             queue=self._batcher.queue(),
             alive=self._batcher.alive and self._death is None,
@@ -189,7 +176,8 @@ class LocalEngine:
             error=self._death or "; ".join(errors) or None,
         )
 
-    def _state(self, states: list[State]) -> State:
+    def _state(self, states: set[State]) -> State:
+        """The whole engine's state: its end first, then whatever model is furthest from ready."""
         if self._death is not None:
             return "failed"
         if self._draining:
@@ -200,51 +188,18 @@ class LocalEngine:
         return "ready"
 
     def _card(self, model: Model) -> ModelCard:
-        checkpoint = model.checkpoint
-        card = ModelCard(
-            name=checkpoint.name,
-            aliases=names_of(checkpoint)[1:],
-            task=checkpoint.task,
-            family=checkpoint.family,
-            state=model.state,
-            max_tokens=checkpoint.max_tokens,
-            pooling=checkpoint.pooling,
-            normalize=checkpoint.normalize,
-            prompts=checkpoint.prompts,
-            default_prompt=checkpoint.default_prompt,
-            created=model.created,
-            weight_bytes=checkpoint.weight_bytes,
-            revision=checkpoint.revision,
-            space=checkpoint.fingerprint,
-            backend=model.backend_name,
-            why=model.why or None,
-            load_s=model.load_s,
-            warmup_s=model.warmup_s,
-        )
-        if model.backend is None:
-            return card
-        loaded = model.backend.card
-        return replace(
-            card,
-            device=loaded.device,
-            dtype=loaded.dtype,
-            dimensions=loaded.dimensions,
-            batch_tokens=self._batch_tokens or loaded.batch_tokens,
-            weight_bytes=loaded.weight_bytes,
-        )
+        card = model.card()
+        return card if self._batch_tokens is None else replace(card, batch_tokens=self._batch_tokens)
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:
         return self._names.any(model).name if task is None else self._names.find(model, task).model
 
-    def _ready(self, name: Name) -> Model:
-        """The loaded model; raises NotReady while it loads, and without a retry once it failed."""
-        model = self._models[name.model]
+    def _ready(self, name: str) -> Model:
+        """The loaded model; raises NotReady."""
         if self._death is not None:
             raise NotReady("The device thread died; the server is going down.", None)
-        if model.state == "failed":
-            raise NotReady(f"Model {name.model!r} failed to load; the server's log says why.", None)
-        if model.state != "ready":
-            raise NotReady(f"Model {name.model!r} is {model.state}; try again in a few seconds.")
+        model = self._models[name]
+        model.check_ready()
         return model
 
     # embed
@@ -264,39 +219,41 @@ class LocalEngine:
         max_tokens: int | None = None,
     ) -> Embeddings:
         name = self._names.find(model, "embed")
-        found = self._ready(name)
-        _check_space(found.checkpoint, expect)
-        _check_dimensions(found, dimensions)
+        found = self._ready(name.model)
+        found.check_space(expect)
+        found.check_dimensions(dimensions)
         role, prompt = prompt_of(found.checkpoint, role or name.role)
+        most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
+        size = _size(inputs) + len(prompt) * len(inputs)
         async with _deadline(call):
-            start_s = perf_counter()
-            limit = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
-            rows = await self._tokenized(
-                inputs, lambda: found.tokenizer.encode(inputs, prompt, limit, cut), extra=len(prompt)
-            )
-            tokenize_s = perf_counter() - start_s
-            ticket = await self._batcher.submit(name.model, rows, batch_size)
-            vectors = await self._finish(ticket, dimensions, normalize)
-        return Embeddings(vectors, _applied(found.checkpoint, role, rows, tokenize_s, [ticket]))
+            work = await self._rows(found, partial(found.tokenizer.encode, inputs, prompt, most, cut), size, batch_size)
+            vectors = await self._finish(work.vectors, dimensions, normalize)
+        return Embeddings(vectors, work.applied(role))
 
-    async def _finish(self, ticket: Ticket, dimensions: int | None, normalize: bool) -> Vectors:
+    async def _rows(
+        self, model: Model, encode: Callable[[], list[Tokens]], size: int, batch_size: int | None = None
+    ) -> Work:
+        """Tokenise and compute: one row per item that `encode` gives."""
+        start_s = perf_counter()
+        rows = await self._off_the_loop(encode, size)
+        tokenize_s = perf_counter() - start_s
+        return Work(model, rows, await self._batcher.submit(model.name, rows, batch_size), tokenize_s)
+
+    async def _off_the_loop(self, job: Callable[[], T], size: int) -> T:
+        """`job()` on the loop when its texts are short, on a thread otherwise. size: in characters."""
+        if size <= INLINE_CHARACTERS:
+            return job()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+
+    async def _finish(self, vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors:
         """Cut to `dimensions`, then L2: the only place that normalises."""
-        assert ticket.vectors is not None
-        vectors = ticket.vectors if dimensions is None else np.ascontiguousarray(ticket.vectors[:, :dimensions])
+        if dimensions is not None:
+            vectors = np.ascontiguousarray(vectors[:, :dimensions])
         if not normalize:
             return vectors
         if vectors.size <= INLINE_NUMBERS:
             return unit(vectors)
         return await asyncio.get_running_loop().run_in_executor(self._threads, unit, vectors)
-
-    async def _tokenized(self, inputs: Sequence[str | Sequence[int]], encode: Callable[[], T], extra: int = 0) -> T:
-        """`encode()` on the loop when it is short, on a thread otherwise."""
-        size = 0
-        for one in inputs:
-            size += len(one) + extra
-            if size > INLINE_CHARACTERS:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
-        return encode()
 
     # rerank
 
@@ -313,97 +270,61 @@ class LocalEngine:
         cut: Cut = "end",
         expect: str | None = None,
     ) -> Ranking:
-        embeds, reranks = (self._names.first(task) is not None for task in ("embed", "rerank"))
-        named = None if model is None or not model.strip() else self._names.any(model).task
-        few = top_n is not None and top_n < len(documents)
-        chosen = ranking.choose(method, named, embeds=embeds, reranks=reranks, few=few)
         if not documents:
             raise InvalidRequest("There must be at least one document.", "documents")
+        named = None if model is None or not model.strip() else self._names.any(model).task
+        embeds, reranks = (self._names.first(task) is not None for task in ("embed", "rerank"))
+        few = top_n is not None and top_n < len(documents)
+        chosen = ranking.choose(method, named, embeds=embeds, reranks=reranks, few=few)
+        bi, cross = (model if named == task else None for task in ("embed", "rerank"))
+        asked = Question(query, documents, top_n, max_tokens_per_document, cut, expect)
         async with _deadline(call):
             if chosen == "similarity":
-                asked = model if named == "embed" else None
-                return await self._by_similarity(asked, query, documents, top_n, max_tokens_per_document, cut, expect)
-            asked = model if named == "rerank" else None
+                return await self._by_similarity(bi, asked)
             if chosen == "cross-encoder" or top_n is None:
-                everything = tuple(range(len(documents)))
-                return await self._by_reranker(asked, query, documents, everything, top_n, max_tokens_per_document, cut)
-            kept = await self._by_similarity(
-                None, query, documents, ranking.shortlist_size(top_n), max_tokens_per_document, cut, expect
-            )
-            best = await self._by_reranker(asked, query, documents, kept.order, top_n, max_tokens_per_document, cut)
+                return await self._by_reranker(cross, asked, range(len(documents)))
+            kept = await self._by_similarity(bi, replace(asked, top_n=ranking.shortlist_size(top_n)))
+            best = await self._by_reranker(cross, asked, kept.order)
             return replace(best, method="bi+cross-encoder", applied=_both(kept.applied, best.applied))
 
-    async def _by_similarity(
-        self,
-        model: str | None,
-        query: str,
-        documents: Sequence[str],
-        top_n: int | None,
-        limit: int | None,
-        cut: Cut,
-        expect: str | None,
-    ) -> Ranking:
-        name = self._names.find(model, "embed")
-        found = self._ready(name)
-        _check_space(found.checkpoint, expect)
-        start_s = perf_counter()
-        most = found.checkpoint.max_tokens
-        _, prompt = prompt_of(found.checkpoint, "query")
-        _, other = prompt_of(found.checkpoint, "document")
+    async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
+        model = self._ready(self._names.find(name, "embed").model)
+        model.check_space(asked.expect)
+        most = model.checkpoint.max_tokens
+        (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
 
         def encode() -> list[Tokens]:
-            asked = found.tokenizer.encode([query], prompt, most, cut)
-            return asked + found.tokenizer.encode(documents, other, most, cut, limit)
+            query = model.tokenizer.encode([asked.query], first, most, asked.cut)
+            return query + model.tokenizer.encode(asked.documents, second, most, asked.cut, asked.limit)
 
-        rows = await self._tokenized([query, *documents], encode)
-        tokenize_s = perf_counter() - start_s
-        ticket = await self._batcher.submit(name.model, rows)
-        vectors = await self._finish(ticket, None, normalize=True)
+        size = len(first) + len(asked.query) + len(second) * len(asked.documents) + _size(asked.documents)
+        work = await self._rows(model, encode, size)
+        vectors = await self._finish(work.vectors, None, normalize=True)
         raw = ranking.cosines(vectors[0], vectors[1:])
-        applied = _applied(found.checkpoint, None, rows[1:], tokenize_s, [ticket])
-        return _ranked(raw, tuple(range(len(documents))), "similarity", top_n, applied, len(rows[0]))
+        return _ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
 
-    async def _by_reranker(
-        self,
-        model: str | None,
-        query: str,
-        documents: Sequence[str],
-        kept: Sequence[int],
-        top_n: int | None,
-        limit: int | None,
-        cut: Cut,
-    ) -> Ranking:
-        name = self._names.find(model, "rerank")
-        found = self._ready(name)
-        start_s = perf_counter()
-        texts = [documents[i] for i in kept]
-        most = found.checkpoint.max_tokens
-        rows = await self._tokenized(
-            texts,
-            lambda: found.tokenizer.encode_pairs(query, texts, most, cut, limit),
-            extra=len(query),
+    async def _by_reranker(self, name: str | None, asked: Question, kept: Sequence[int]) -> Ranking:
+        """The documents of the indices `kept`, each read together with the query."""
+        model = self._ready(self._names.find(name, "rerank").model)
+        texts = [asked.documents[i] for i in kept]
+        encode = partial(
+            model.tokenizer.encode_pairs, asked.query, texts, model.checkpoint.max_tokens, asked.cut, asked.limit
         )
-        tokenize_s = perf_counter() - start_s
-        ticket = await self._batcher.submit(name.model, rows)
-        assert ticket.vectors is not None
-        raw = ticket.vectors[:, 0].astype(np.float64)
-        applied = _applied(found.checkpoint, None, rows, tokenize_s, [ticket])
-        return _ranked(raw, kept, "cross-encoder", top_n, applied, 0)
+        work = await self._rows(model, encode, _size(texts) + len(asked.query) * len(texts))
+        raw = work.vectors[:, 0].astype(np.float64)
+        return _ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
 
     # tokens
 
     async def tokenize(self, model: str | None, texts: Sequence[str], *, specials: bool = True) -> tuple[Pieces, ...]:
-        tokenizer = self._tokenizer(model)
-        return await self._tokenized(texts, lambda: tokenizer.pieces(texts, specials))
+        tokenizer = self._models[self._names.any(model).name].tokenizer
+        return await self._off_the_loop(partial(tokenizer.pieces, texts, specials), _size(texts))
 
     async def decode(
         self, model: str | None, ids: Sequence[Sequence[int]], *, skip_specials: bool = True
     ) -> tuple[str, ...]:
-        tokenizer = self._tokenizer(model)
-        return await self._tokenized(ids, lambda: tokenizer.decode(ids, skip_specials))
-
-    def _tokenizer(self, model: str | None) -> Tokenizer:
-        return self._models[self._names.any(model).name].tokenizer
+        tokenizer = self._models[self._names.any(model).name].tokenizer
+        return await self._off_the_loop(partial(tokenizer.decode, ids, skip_specials), _size(ids))
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -413,38 +334,6 @@ def unit(vectors: Vectors) -> Vectors:
         raise BackendFailed("The model gave a row without length for this input.")
     scaled: Vectors = (vectors / norms[:, None]).astype(np.float32)
     return scaled
-
-
-def prompt_of(checkpoint: Checkpoint, role: str | None) -> tuple[str | None, str]:
-    """The role applied and its prompt: none asked for means the checkpoint's default; query and document always exist.
-
-    Raises InvalidRequest with the roles there are.
-    """
-    role = role or checkpoint.default_prompt
-    if role is None:
-        return None, ""
-    for name in SYNONYMS.get(role, (role,)):
-        if name in checkpoint.prompts:
-            return role, checkpoint.prompts[name]
-    if role in SYNONYMS:
-        return role, ""
-    known = ", ".join(sorted({*SYNONYMS, *checkpoint.prompts}))
-    raise InvalidRequest(f"Role {role[:100]!r} does not exist for {checkpoint.name!r}; these do: {known}.", "role")
-
-
-def _check_space(checkpoint: Checkpoint, expect: str | None) -> None:
-    if expect is not None and expect != checkpoint.fingerprint:
-        have = checkpoint.fingerprint or "not known yet"
-        raise SpaceMismatch(f"The request expects vector space {expect[:100]!r}; this model's is {have}.", "expect")
-
-
-def _check_dimensions(model: Model, dimensions: int | None) -> None:
-    assert model.backend is not None
-    width = model.backend.card.dimensions
-    if dimensions is not None and not 1 <= dimensions <= width:
-        raise InvalidRequest(
-            f"dimensions is {dimensions}; {model.checkpoint.name!r} allows 1 to {width}.", "dimensions"
-        )
 
 
 @asynccontextmanager
@@ -459,19 +348,14 @@ async def _deadline(call: Call) -> AsyncIterator[None]:
         raise DeadlineExceeded(f"The request took longer than {call.timeout_s:g} s.") from error
 
 
-def _applied(
-    checkpoint: Checkpoint, role: str | None, rows: Sequence[Tokens], tokenize_s: float, tickets: Sequence[Ticket]
-) -> Applied:
-    return Applied(
-        model=checkpoint.name,
-        role=role,
-        tokens=tuple(len(row) for row in rows),
-        original=tuple(row.original for row in rows),
-        queue_s=sum(ticket.queue_s for ticket in tickets),
-        tokenize_s=tokenize_s,
-        forward_s=sum(ticket.forward_s for ticket in tickets),
-        space=checkpoint.fingerprint,
-    )
+def _loaded(model: Model, loading: Future[None]) -> None:
+    error = loading.exception()
+    if error is not None:
+        model.failed(error)
+
+
+def _size(texts: Sequence[str | Sequence[int]]) -> int:
+    return sum(map(len, texts))
 
 
 def _both(first: Applied, second: Applied) -> Applied:
@@ -486,19 +370,14 @@ def _both(first: Applied, second: Applied) -> Applied:
 
 
 def _ranked(
-    raw: np.ndarray[tuple[int], np.dtype[np.float64]],
-    kept: Sequence[int],
-    method: ranking.Chosen,
-    top_n: int | None,
-    applied: Applied,
-    query_tokens: int,
+    raw: NDArray[np.float64], kept: Sequence[int], method: ranking.Chosen, top_n: int | None, applied: Applied
 ) -> Ranking:
+    """The ranking of the documents `kept`, whose raw values are `raw` (K,)."""
     order = ranking.best(raw, top_n)
-    score = ranking.scores(raw, method)
     return Ranking(
         order=tuple(kept[i] for i in order),
         raw=tuple(raw[order].tolist()),
-        scores=tuple(score[order].tolist()),
+        scores=tuple(ranking.scores(raw, method)[order].tolist()),
         method=method,
-        applied=replace(applied, query_tokens=query_tokens),
+        applied=applied,
     )

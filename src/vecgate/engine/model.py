@@ -1,0 +1,150 @@
+"""One served model: its checkpoint and tokenizer from the start, its backend once it is loaded, and what it refuses.
+
+Knows one model; queues and calls are the engine's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import perf_counter, time
+
+import numpy as np
+
+from vecgate.core import Backend, Batch, Checkpoint, ModelCard, State, Tokens
+from vecgate.engine.names import names_of
+from vecgate.engine.tokenizer import Tokenizer
+from vecgate.errors import BackendFailed, InvalidRequest, NotReady, SpaceMismatch
+
+log = logging.getLogger("vecgate.engine")
+
+WARMUP_TOKENS = (8, 32, 128, 512)
+"""Row lengths of the warm-up forwards, up to the model's limit."""
+SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
+"""Prompt names that mean one of the two roles every model has; sentence-transformers' encode_document tries the same."""
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """One served model: what is known before it is loaded, and what loading adds.
+
+    open: loads it; called on the device thread. backend_name, why: the backend it gets, and for what reason.
+    """
+
+    checkpoint: Checkpoint
+    open: Callable[[], Backend]
+    backend_name: str
+    why: str = ""
+    state: State = "loading"
+    error: str | None = None
+    tokenizer: Tokenizer = field(init=False)
+    backend: Backend | None = None
+    load_s: float | None = None
+    warmup_s: float | None = None
+    created: int = field(default_factory=lambda: int(time()))
+
+    def __post_init__(self) -> None:
+        self.tokenizer = Tokenizer(self.checkpoint)
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    def load(self) -> Backend:
+        """Open and warm up, on the device thread; the state stays "warming" until the engine opens its queue."""
+        start_s = perf_counter()
+        self.backend = backend = self.open()
+        self.load_s = perf_counter() - start_s
+        self.state = "warming"
+        self._warm(backend)
+        self.warmup_s = perf_counter() - start_s - self.load_s
+        return backend
+
+    def _warm(self, backend: Backend) -> None:
+        """One forward per usual length, so that no request pays for first-use work, and rows are known to be finite."""
+        for length in sorted({min(length, self.checkpoint.max_tokens) for length in WARMUP_TOKENS}):
+            if not np.isfinite(backend.forward(Batch(tuple(self._sample(length))))).all():
+                raise BackendFailed(f"The warm-up row of {length} tokens is not finite; the weights may be damaged.")
+
+    def _sample(self, length: int) -> list[Tokens]:
+        text = "warm " * length
+        if self.checkpoint.task == "rerank":
+            return self.tokenizer.encode_pairs("warm", [text], length, "end")
+        return self.tokenizer.encode([text], "", length, "end")
+
+    def failed(self, error: BaseException) -> None:
+        """It stays failed and says why: in /health, in the log and to every call."""
+        self.error = str(error) or type(error).__name__
+        self.state = "failed"
+        log.critical("Model %s failed to load: %s", self.name, self.error, exc_info=error)
+
+    def check_ready(self) -> None:
+        """Raises NotReady while it loads, and without a retry once it failed."""
+        if self.state == "failed":
+            raise NotReady(f"Model {self.name!r} failed to load; the server's log says why.", None)
+        if self.state != "ready":
+            raise NotReady(f"Model {self.name!r} is {self.state}; try again in a few seconds.")
+
+    def check_space(self, expect: str | None) -> None:
+        if expect is not None and expect != self.checkpoint.fingerprint:
+            have = self.checkpoint.fingerprint or "not known yet"
+            raise SpaceMismatch(f"The request expects vector space {expect[:100]!r}; this model's is {have}.", "expect")
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        assert self.backend is not None
+        width = self.backend.card.dimensions
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {width}.", "dimensions")
+
+    def card(self) -> ModelCard:
+        """What may be told of it now."""
+        checkpoint = self.checkpoint
+        card = ModelCard(
+            name=checkpoint.name,
+            aliases=names_of(checkpoint)[1:],
+            task=checkpoint.task,
+            family=checkpoint.family,
+            state=self.state,
+            max_tokens=checkpoint.max_tokens,
+            pooling=checkpoint.pooling,
+            normalize=checkpoint.normalize,
+            prompts=checkpoint.prompts,
+            default_prompt=checkpoint.default_prompt,
+            created=self.created,
+            weight_bytes=checkpoint.weight_bytes,
+            revision=checkpoint.revision,
+            space=checkpoint.fingerprint,
+            backend=self.backend_name,
+            why=self.why or None,
+            load_s=self.load_s,
+            warmup_s=self.warmup_s,
+        )
+        if self.backend is None:
+            return card
+        loaded = self.backend.card
+        return replace(
+            card,
+            device=loaded.device,
+            dtype=loaded.dtype,
+            dimensions=loaded.dimensions,
+            batch_tokens=loaded.batch_tokens,
+            weight_bytes=loaded.weight_bytes,
+        )
+
+
+def prompt_of(checkpoint: Checkpoint, role: str | None) -> tuple[str | None, str]:
+    """The role applied and its prompt: none asked for means the checkpoint's default; query and document always exist.
+
+    Raises InvalidRequest with the roles there are.
+    """
+    role = role or checkpoint.default_prompt
+    if role is None:
+        return None, ""
+    for name in SYNONYMS.get(role, (role,)):
+        if name in checkpoint.prompts:
+            return role, checkpoint.prompts[name]
+    if role in SYNONYMS:
+        return role, ""
+    known = ", ".join(sorted({*SYNONYMS, *checkpoint.prompts}))
+    raise InvalidRequest(f"Role {role[:100]!r} does not exist for {checkpoint.name!r}; these do: {known}.", "role")
