@@ -274,16 +274,17 @@ def test_dense_layers_follow_the_pooling(bert: Checkpoint, tmp_path: Path, activ
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
 def test_auto_is_float32_on_a_cpu(bert: Checkpoint, tmp_path: Path, stored: str) -> None:
     checkpoint = stored_as(bert, tmp_path, stored)
-    opened = load(checkpoint)
+    opened = load(checkpoint, device="cpu")
     assert (opened.card.device, opened.card.dtype) == ("cpu", "float32")
     rows = rows_for(bert, 7, 30)
     np.testing.assert_allclose(opened.forward(Batch(rows)), by_torch(checkpoint, rows), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_16_bit_type_pools_in_float32(bert: Checkpoint, dtype: str) -> None:
+@pytest.mark.parametrize("pooling", [("mean",), MODES])
+def test_a_16_bit_type_pools_in_float32(bert: Checkpoint, dtype: str, pooling: tuple[Pooling, ...]) -> None:
     batch = Batch(rows_for(bert))
-    full, half = (load(bert, device="cpu", dtype=one) for one in ("float32", dtype))
+    full, half = (load(replace(bert, pooling=pooling), device="cpu", dtype=one) for one in ("float32", dtype))
     assert (full.card.dtype, half.card.dtype) == ("float32", dtype)
     assert half.card.weight_bytes < 0.51 * full.card.weight_bytes
     exact, got = full.forward(batch), half.forward(batch)

@@ -35,7 +35,6 @@ NAMES = Names(
     old=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
     # Buffers that are computed here, and the heads that an embedder does not use.
     spare=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "lm_head.", "classifier."),
-    wide=("head.",),  # a logit in bfloat16 has steps of 0.06 at 10
 )
 HEADS = {
     "bert": (("head.inner.", "pooler.dense."), ("head.outer.", "classifier.")),
@@ -128,7 +127,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The logit of the first token's state, in float32; BERT calls the inner layer its pooler."""
+    """The logit of the first token's state, in float32: bfloat16 has steps of 0.06 at 10. BERT's pooler is `inner`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -30,14 +30,13 @@ class Names:
 
     ours: (part of the model's name, part of the file's) pairs, applied in order. prefixes: what a file may put before
     them. old: (old ending, today's) pairs. spare: openings, after the prefix, of tensors that may be left over, such as
-    the head of the pre-training. wide: openings of the model's own names that stay float32.
+    the head of the pre-training.
     """
 
     ours: tuple[tuple[str, str], ...]
     prefixes: tuple[str, ...] = ()
     old: tuple[tuple[str, str], ...] = ()
     spare: tuple[str, ...] = ()
-    wide: tuple[str, ...] = ()
 
     def in_file(self, ours: str) -> str:
         for mine, theirs in self.ours:
@@ -95,7 +94,7 @@ def fill(model: nn.Module, checkpoint: Checkpoint, names: Names, dtype: mx.Dtype
             files = checkpoint.weights[0] if len(checkpoint.weights) == 1 else f"{checkpoint.folder}: its shards"
             raise CheckpointError(f"{files} lacks the {checkpoint.family} tensor {called!r}.")
         found = stored.pop(called)
-        ready.append((name, _cast(found, wanted.shape, mx.float32 if name.startswith(names.wide) else dtype)))
+        ready.append((name, _cast(found, wanted.shape, dtype)))
     for called, extra in sorted(stored.items()):
         if not called.startswith(names.spare):
             raise CheckpointError(
