@@ -191,6 +191,8 @@ class Tokenizer:
 
     def _checked(self, ids: Sequence[int], index: int) -> NDArray[Any]:
         array = np.asarray(ids) if len(ids) else np.zeros(0, dtype=np.int64)
+        if array.dtype.kind not in "iu" and all(type(one) is int for one in ids):
+            array = np.array(ids, dtype=object)  # beyond 64 bits, where numpy takes them for floats
         if array.ndim != 1 or array.dtype.kind not in "iuO":
             raise InvalidRequest(f"Input {index} is neither text nor a list of token ids.", "input")
         wrong = array[(array < 0) | (array >= self.vocab_size)]
