@@ -1,6 +1,7 @@
 """Whose token ids a request holds, the model's own or OpenAI's, and the inputs that they stand for.
 
-The only door to tiktoken, whose tables are read from a folder and never fetched. Knows core.Engine, no HTTP.
+The only door to tiktoken, whose tables are read from a folder; `fetch`, which no request reaches, fills it. Knows
+core.Engine, nothing of requests.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ import asyncio
 import base64
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 from vecgate.core import Engine
-from vecgate.errors import InvalidRequest
+from vecgate.errors import CheckpointError, ConfigError, InvalidRequest
 from vecgate.protocols import Site
 
 if TYPE_CHECKING:
@@ -42,6 +48,10 @@ SLICE_IDS = 65_536
 """Ids of one step of a long round trip: bounds its memory, and between two steps it can be cancelled."""
 MOST_CHARACTERS = 1 << 26
 """Of text that one request's ids may stand for: twice the default body, of which ids can make forty times as much."""
+MOST_TABLE_BYTES = 1 << 24
+"""Of a table that is fetched; the larger of the two has 3.6 MB."""
+FETCH_TIMEOUT_S = 30.0
+"""For connecting, and for each further piece."""
 INLINE_IDS = 2_000
 """Up to this many ids tiktoken works on the loop (about 0.3 ms); more go to a thread."""
 
@@ -109,6 +119,57 @@ def load_encoding(name: Name, folder: Path | None) -> tiktoken.Encoding | None:
         if found is None and (ranks := _ranks(TABLES[name], folder)) is not None:
             found = _loaded[name, folder] = _encoding(name, TABLES[name], ranks)
         return found
+
+
+def fetch(name: Name, folder: Path) -> Path:
+    """The file of OpenAI's table, downloaded into `folder` unless it is there already; whole or absent at any moment.
+
+    Raises ConfigError where the folder can't be written to, CheckpointError where the download fails or is not the table.
+    """
+    table = TABLES[name]
+    path = folder / table.file_name
+    if _holds(path, table):
+        return path
+    data = _download(name, table, path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} can't be written to ({error.strerror}): set TIKTOKEN_CACHE_DIR to a folder that can."
+        ) from error
+    finally:
+        with suppress(OSError):  # moved, or never made
+            fresh.unlink()
+    return path
+
+
+def _holds(path: Path, table: Table) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == table.sha256
+    except OSError:
+        return False
+
+
+def _download(name: Name, table: Table, path: Path) -> bytes:
+    """The checked bytes of the table; `path` is for the advice to whoever has no connection."""
+    remedy = f"run `vecgate models fetch {name}` again, or put that file at {path} yourself"
+    try:
+        with urlopen(table.url, timeout=FETCH_TIMEOUT_S) as answer:
+            data: bytes = answer.read(MOST_TABLE_BYTES)
+            if answer.length:
+                raise IncompleteRead(data, answer.length)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        reason = error.reason if type(error) is URLError else error  # urllib's own words are <urlopen error ...>
+        raise CheckpointError(f"{table.url} could not be fetched ({reason}): {remedy}.") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != table.sha256:
+        raise CheckpointError(f"{table.url} gave {len(data)} bytes of sha256 {digest}, not {table.sha256}: {remedy}.")
+    return data
 
 
 def _ranks(table: Table, folder: Path) -> dict[bytes, int] | None:
