@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 120.0
 
 
@@ -22,25 +23,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "vecgate", *arguments]
+def command(*arguments: str, module: str = "vecgate") -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment without settings of vecgate's own, plus the given ones."""
+    """This process's environment without settings of vecgate's own, plus the given ones and tests/ as a package."""
     kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_PRELOAD", "OPENBLAS_NUM_THREADS", "TMPDIR")
-    return {name: os.environ[name] for name in kept if name in os.environ} | settings
+    found = {name: os.environ[name] for name in kept if name in os.environ}
+    paths = filter(None, [*found.get("PYTHONPATH", "").split(os.pathsep), str(ROOT)])
+    return found | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths))} | settings
 
 
 class Live:
-    """`with Live(PORT=...) as server`: started, not yet ready; stopped with SIGTERM at the end."""
+    """`with Live(folder, NAME="value") as server`: started, not yet ready; stopped with SIGTERM at the end.
 
-    def __init__(self, cwd: Path, *flags: str, **settings: str) -> None:
+    module: what is run instead of vecgate.
+    """
+
+    def __init__(self, cwd: Path, *flags: str, module: str = "vecgate", **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._errors = (cwd / f"server-{self.port}.log").open("w+b")
         self.process = subprocess.Popen(
-            command("serve", *flags),
+            command("serve", *flags, module=module),
             env=environment(PORT=str(self.port), **settings),
             cwd=cwd,
             stdout=self._errors,
@@ -57,7 +63,6 @@ class Live:
         self._errors.close()
 
     def log(self) -> str:
-        self._errors.flush()
         return Path(self._errors.name).read_text(errors="replace")
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -79,12 +84,13 @@ class Live:
             with error:
                 return error.code, dict(error.headers.items()), error.read()
 
-    def wait_for(self, path: str, status: int) -> None:
-        """Until a GET answers `status`; the server's log in the message when it does not come."""
+    def wait_for(self, path: str, status: int, text: str = "") -> None:
+        """Until a GET answers `status` with `text` in its body; the server's log in the message when it does not come."""
         until = time.monotonic() + START_LIMIT_S
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                if self.get(path)[0] == status:
+                answer = self.get(path)
+                if answer[0] == status and text.encode() in answer[2]:
                     return
             except (urllib.error.URLError, ConnectionError):
                 pass

@@ -7,10 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from vecgate import __version__
-from vecgate.config import Settings, add_flags, flags_of, load, unknown_flag, warnings
+from vecgate.config import SETTINGS, Settings, add_flags, flags_of, load, unknown_flag, warnings
 from vecgate.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("vecgate")
@@ -19,8 +21,11 @@ log = logging.getLogger("vecgate")
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 the server broke, 2 a setting or a model is wrong, 130 interrupted."""
     parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0].partition("=")[0] in {setting.option for setting in SETTINGS}:
+            raise ConfigError(f"{argv[0].partition('=')[0]} comes after the command, as in vecgate serve --port 9001.")
+        arguments, unknown = parser.parse_known_args(argv)
         if unknown:
             raise unknown_flag(unknown[0])
         if arguments.command is None:
@@ -34,8 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """One that refuses as the rest of the command line does, without its usage's dozens of lines."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help.")
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="vecgate", description="An OpenAI-compatible server for embeddings and reranking.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"vecgate {__version__}")
@@ -59,9 +71,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if settings.reload:
         return _reloading(settings)
-    status = serve(settings)
+    return _leave(serve(settings))
+
+
+def _leave(status: int) -> NoReturn:
+    """At once: the interpreter's own end would wait for a device that hangs, and granian's threads may panic in it
+    (seen)."""
     sys.stderr.flush()
-    # the interpreter's own end would wait for a device that hangs, and granian's threads may panic in it (seen)
     os._exit(status)
 
 
@@ -70,14 +86,14 @@ def serve(settings: Settings) -> int:
     from vecgate import logs, server  # here, so that --help and --version cost no import of them
     from vecgate.app import build
 
-    port = server.free_port(settings.host, settings.port)
+    address, port = server.free_place(settings.host, settings.port)
     app, life = build(settings)
     with logs.logging_to(level=settings.log_level, form=settings.log_format):
         for warning in warnings(settings):
             log.warning(warning)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info("vecgate %s listens on http://%s:%d, with its documentation at /docs.", __version__, shown, port)
-        return server.run(app, life, settings.host, port, settings.drain_timeout_s)
+        return server.run(app, life, address, port, settings.drain_timeout_s)
 
 
 def _reloading(settings: Settings) -> int:
@@ -86,13 +102,32 @@ def _reloading(settings: Settings) -> int:
         from watchfiles import PythonFilter, run_process
     except ImportError as error:
         raise ConfigError("RELOAD needs the package watchfiles: pip install 'vecgate[reload]'.") from error
-    run_process(Path(__file__).parent, target=serve, args=(settings,), watch_filter=PythonFilter())
+    from vecgate import server
+    from vecgate.app import build
+
+    _, port = server.free_place(settings.host, settings.port)
+    build(settings)  # what is wrong with them stops the start here, not in one child after another
+    kept = replace(settings, port=port)
+    run_process(Path(__file__).parent, target=_child, args=(kept,), watch_filter=PythonFilter())
     return 0
+
+
+def _child(settings: Settings) -> None:
+    """One life of the reloaded server; where the changed source can't start, the next change is waited for."""
+    try:
+        status = serve(settings)
+    except (ConfigError, CheckpointError) as error:
+        print(f"vecgate: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    _leave(status)
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
     from vecgate.protocols import token_ids
 
     folder = _settings(arguments).tiktoken_dir
+    assert folder is not None  # load fills it in
     print(token_ids.fetch(arguments.table, folder))
     return 0

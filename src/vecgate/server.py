@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -28,6 +29,7 @@ from vecgate.errors import ConfigError
 
 log = logging.getLogger("vecgate.server")
 
+MOST_PORT = 65_535
 BACKLOG = 4096
 BACKPRESSURE = 16_384
 """granian counts connections here, idle ones too; shedding is guard's work, so this only has to be out of the way."""
@@ -52,40 +54,48 @@ class Life:
     on_death: Callable[[Callable[[], None]], None]
 
 
-def free_port(host: str, port: int) -> int:
-    """The port to bind (any free one for 0); raises ConfigError with the next step when it can't be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def free_place(host: str, port: int) -> tuple[str, int]:
+    """The IP address and the port to bind: a name resolved (granian takes none), any free port for 0.
+
+    Raises ConfigError with the next step when it can't be bound.
+    """
+    if "%" in host:
+        raise ConfigError(f"HOST {host!r} has a zone, which can't be bound: try :: or an address without one.")
     try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, *_, place = min(found, key=lambda one: one[0])  # AF_INET is the least
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
+            probe.bind(place)
+            address, bound = probe.getsockname()[:2]
+            return address, bound
     except OSError as error:
         raise ConfigError(_why_not(host, port, error)) from error
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < MOST_PORT else port - 1
         return (
-            f"Port {port} on {host} is in use: stop the other process, or choose another port with PORT={port + 1} "
-            f"or --port {port + 1}."
+            f"Port {port} on {host} is in use: stop the other process, or choose another port with PORT={other} "
+            f"or --port {other}."
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"Port {port} on {host} needs more rights than this user has: choose one from 1024 up with PORT."
     return f"HOST {host!r} is not an address of this machine ({error.strerror or error}): try 127.0.0.1 or 0.0.0.0."
 
 
-def run(app: Any, life: Life, host: str, port: int, drain_timeout_s: float) -> int:
+def run(app: Any, life: Life, address: str, port: int, drain_timeout_s: float) -> int:
     """Serve until a signal or the device thread's death; the exit status (0 after a drain, 1 after a death)."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit()
-    return asyncio.run(_serve(app, life, host, port, drain_timeout_s))
+    return asyncio.run(_serve(app, life, address, port, drain_timeout_s))
 
 
-async def _serve(app: Any, life: Life, host: str, port: int, drain_timeout_s: float) -> int:
+async def _serve(app: Any, life: Life, address: str, port: int, drain_timeout_s: float) -> int:
     server = Server(
         app,
-        address=host,
+        address=address,
         port=port,
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,
@@ -99,13 +109,15 @@ async def _serve(app: Any, life: Life, host: str, port: int, drain_timeout_s: fl
     loop = asyncio.get_running_loop()
     told, died = asyncio.Event(), asyncio.Event()
     _on_signals(told)
-    life.on_death(lambda: loop.call_soon_threadsafe(died.set))
+    life.on_death(partial(_tell, loop, died))
     serving = asyncio.create_task(server.serve())
     ends = [asyncio.create_task(told.wait()), asyncio.create_task(died.wait())]
     await asyncio.wait([serving, *ends], return_when=asyncio.FIRST_COMPLETED)
     for task in ends:
         task.cancel()
     if serving.done():
+        if serving.exception() is not None:
+            free_place(address, port)  # says so where another process took the port since it was tried
         serving.result()
         return 1
     status = 1 if died.is_set() else 0
@@ -113,10 +125,15 @@ async def _serve(app: Any, life: Life, host: str, port: int, drain_timeout_s: fl
     life.leaving()
     log.info("Leaving: up to %g s for the requests in flight.", drain_timeout_s)
     await life.drain(drain_timeout_s)
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await serving
     log.info("Left with status %d.", status)
     return status
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set the event from any thread."""
+    loop.call_soon_threadsafe(event.set)
 
 
 def _on_signals(told: asyncio.Event) -> None:
