@@ -1,0 +1,393 @@
+"""Every setting, set and not set: each test flips one and sees the server behave differently, by what it answers.
+
+A test is named after its setting's key, which the last test holds against the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import urllib.error
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import vecgate
+from tests import small
+from tests.live import Live
+from tests.test_compat_fixtures import tables
+from tests.whole import Whole
+from vecgate import backends
+from vecgate.backends import fake
+from vecgate.config import SETTINGS
+
+TEXTS = ["a cat", "dogs bark", "paris is", "the capital", "berlin is", "what france", "is germany", "of the"]
+EMBED = "/v1/embeddings"
+OTHER_ADDRESS = "127.0.0.2" if sys.platform == "linux" else "::1"
+"""One that this machine has beside 127.0.0.1 without any network."""
+
+
+def health(cwd: Path, **names: str) -> Any:
+    with Whole(cwd, **names) as app:
+        return app.get("/health").json()
+
+
+def models(cwd: Path, **names: str) -> list[str]:
+    with Whole(cwd, **names) as app:
+        return [card["id"] for card in app.get("/v1/models").json()["data"]]
+
+
+def post(cwd: Path, path: str, body: Any, headers: dict[str, str] | None = None, /, **names: str) -> httpx.Response:
+    with Whole(cwd, **names) as app:
+        return app.post(path, body, **(headers or {}))
+
+
+def rows(cwd: Path, **names: str) -> np.ndarray:
+    data = post(cwd, EMBED, {"input": ["a cat", "live in paris"]}, **names).json()["data"]
+    return np.array([one["embedding"] for one in data])
+
+
+def forwards(cwd: Path, path: str, body: Any, **names: str) -> list[int]:
+    """The rows of each forward that the request took."""
+    script = fake.Script()
+    with Whole(cwd, script, **names) as app:
+        script.batches.clear()
+        assert app.post(path, body).status_code == 200
+        return [len(batch.rows) for batch in script.batches]
+
+
+# what computes
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tests import tiny  # here: it takes torch and transformers
+
+    return str(tiny.build("bert", tmp_path_factory.mktemp("tiny")))
+
+
+def test_backend(tmp_path: Path, tiny_bert: str) -> None:
+    assert health(tmp_path, MODEL_NAME=tiny_bert)["backend"] == "fake"
+    assert health(tmp_path, MODEL_NAME=tiny_bert, BACKEND="torch")["backend"] == "torch"
+    assert not np.allclose(rows(tmp_path, MODEL_NAME=tiny_bert), rows(tmp_path, MODEL_NAME=tiny_bert, BACKEND="torch"))
+
+
+def test_device_memory_fraction(tmp_path: Path, tiny_bert: str) -> None:
+    names = {"MODEL_NAME": tiny_bert, "BACKEND": "torch"}
+    usual, half = health(tmp_path, **names), health(tmp_path, DEVICE_MEMORY_FRACTION="0.4", **names)
+    limits = [found["device_memory"]["limit_bytes"] for found in (usual, half)]
+    assert limits[0] == pytest.approx(2 * limits[1], rel=1e-6)
+    nothing = health(tmp_path, DEVICE_MEMORY_FRACTION="0.000000001", **names)
+    assert nothing["status"] == "failed"
+    assert "DEVICE_MEMORY_FRACTION" in nothing["error"]
+
+
+def test_dtype(tmp_path: Path, tiny_bert: str) -> None:
+    names = {"MODEL_NAME": tiny_bert, "BACKEND": "torch"}
+    assert health(tmp_path, **names)["dtype"] == "float32"
+    assert health(tmp_path, VECGATE_DTYPE="bfloat16", **names)["dtype"] == "bfloat16"
+    difference = np.abs(rows(tmp_path, **names) - rows(tmp_path, VECGATE_DTYPE="bfloat16", **names)).max()
+    assert 1e-4 < difference < 0.2
+
+
+def test_model_name(tmp_path: Path) -> None:
+    other = small.folder(tmp_path / "other", dimensions=24)
+    assert models(tmp_path) == ["small"]
+    assert models(tmp_path, MODEL_NAME=str(other)) == ["other"]
+    assert rows(tmp_path).shape == (2, 8)
+    assert rows(tmp_path, MODEL_NAME=str(other)).shape == (2, 24)
+
+
+def test_mlx_model_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = str(small.folder(tmp_path / "other"))
+    assert models(tmp_path, MLX_MODEL_PATH=other) == ["small"]  # another backend's business
+    monkeypatch.setitem(backends.BACKENDS, "mlx", backends.BACKENDS["fake"])
+    monkeypatch.setitem(backends.NEEDS, "mlx", ((), ""))
+    monkeypatch.setattr(backends, "_mlx_families", lambda: {"bert": "vecgate.backends.mlx.bert"})
+    assert models(tmp_path, BACKEND="mlx") == ["small"]
+    assert models(tmp_path, BACKEND="mlx", MLX_MODEL_PATH=other) == ["other"]
+
+
+def test_cross_encoder_model(tmp_path: Path) -> None:
+    judge = str(small.folder(tmp_path / "judge", "rerank"))
+    body = {"query": "what is the capital of france ?", "passages": ["dogs bark", "the capital of france"]}
+    assert models(tmp_path) == ["small"]
+    assert models(tmp_path, CROSS_ENCODER_MODEL=judge) == ["small", "judge"]
+    assert post(tmp_path, "/rerank", body).json()["method"] == "similarity"
+    assert post(tmp_path, "/rerank", body, CROSS_ENCODER_MODEL=judge).json()["method"] == "cross-encoder"
+
+
+def test_served_name(tmp_path: Path) -> None:
+    assert models(tmp_path, VECGATE_SERVED_NAME="text-embedding-3-small") == ["text-embedding-3-small"]
+    asked = {"input": "a", "model": "text-embedding-3-small"}
+    assert post(tmp_path, EMBED, asked).status_code == 404
+    assert post(tmp_path, EMBED, asked, VECGATE_SERVED_NAME="text-embedding-3-small").status_code == 200
+
+
+def test_cache_dir(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        assert health(tmp_path, MODEL_NAME="minilm", VECGATE_CACHE_DIR=str(tmp_path / name))["status"] == "ok"
+    marks = [json.loads((tmp_path / name / "checked.json").read_text()) for name in ("here", "there")]
+    assert marks[0] == marks[1] != {}
+    assert not (tmp_path / "cache").exists()
+
+
+# how much at once
+
+
+def test_batch_size(tmp_path: Path) -> None:
+    assert forwards(tmp_path, "/embed", {"texts": TEXTS}) == [8]
+    assert max(forwards(tmp_path, "/embed", {"texts": TEXTS}, BATCH_SIZE="2")) == 2
+    assert forwards(tmp_path, "/embed", {"texts": TEXTS, "batch_size": 8}, BATCH_SIZE="2") == [8]
+
+
+def test_max_batch_size(tmp_path: Path) -> None:
+    assert forwards(tmp_path, EMBED, {"input": TEXTS}) == [8]
+    assert forwards(tmp_path, EMBED, {"input": TEXTS}, MAX_BATCH_SIZE="4") == [4, 4]
+
+
+def test_batch_tokens(tmp_path: Path) -> None:
+    assert forwards(tmp_path, EMBED, {"input": TEXTS}) == [8]
+    assert forwards(tmp_path, EMBED, {"input": TEXTS}, VECGATE_BATCH_TOKENS="8") == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("path", ["/embed", "/api/v1/embed"])
+def test_max_texts_per_request(tmp_path: Path, path: str) -> None:
+    assert post(tmp_path, path, {"texts": TEXTS}).status_code == 200
+    refused = post(tmp_path, path, {"texts": TEXTS}, MAX_TEXTS_PER_REQUEST="7")
+    assert refused.status_code == 400
+    assert "8 texts; the limit is 7" in refused.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [("/rerank", "passages"), ("/rerank", "documents"), ("/v1/rerank", "documents")]
+)
+def test_max_passages_per_rerank(tmp_path: Path, path: str, key: str) -> None:
+    body = {"query": "a cat", key: TEXTS}
+    assert post(tmp_path, path, body).status_code == 200
+    refused = post(tmp_path, path, body, MAX_PASSAGES_PER_RERANK="7")
+    assert refused.status_code == 400
+    assert "limit is 7" in refused.json()["message"]
+
+
+def test_max_inputs(tmp_path: Path) -> None:
+    assert post(tmp_path, EMBED, {"input": TEXTS}).status_code == 200
+    refused = post(tmp_path, EMBED, {"input": TEXTS}, VECGATE_MAX_INPUTS="7")
+    assert refused.status_code == 400
+    assert "8 items; the limit is 7" in refused.json()["error"]["message"]
+
+
+def test_body_limit(tmp_path: Path) -> None:
+    body = b'{"input": "%s"}' % (b"a" * 2000)
+    assert post(tmp_path, EMBED, body).status_code == 200
+    refused = post(tmp_path, EMBED, body, VECGATE_BODY_LIMIT="2000")
+    assert refused.status_code == 413
+    assert "limit is 2000" in refused.json()["error"]["message"]
+
+
+def two_at_once(cwd: Path, **names: str) -> list[int]:
+    """The statuses of two requests, of which the second comes while the first one is computed."""
+    script = fake.Script()
+    with Whole(cwd, script, **names) as app:
+
+        async def both() -> list[int]:
+            script.hold = threading.Event()
+            script.entered.clear()
+            first = asyncio.create_task(app.client.post(EMBED, json={"input": "a cat"}))
+            await asyncio.to_thread(script.entered.wait, 30)
+            second = asyncio.create_task(app.client.post(EMBED, json={"input": "dogs bark"}))
+            while not (second.done() or (await app.client.get("/health")).json()["queue"]["items"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # as a client would, who has no event to wait for
+            script.hold.set()
+            return [(await first).status_code, (await second).status_code]
+
+        return app.run(both())
+
+
+def test_max_in_flight(tmp_path: Path) -> None:
+    assert two_at_once(tmp_path) == [200, 200]
+    assert two_at_once(tmp_path, VECGATE_MAX_IN_FLIGHT="1") == [200, 429]
+
+
+def test_body_memory(tmp_path: Path) -> None:
+    assert two_at_once(tmp_path, VECGATE_BODY_MEMORY="200") == [200, 200]
+    assert two_at_once(tmp_path, VECGATE_BODY_MEMORY="30") == [200, 429]
+
+
+# how long
+
+
+def held(cwd: Path, held_s: float, **names: str) -> int:
+    """The status of a request whose forward takes `held_s`."""
+    script = fake.Script()
+    with Whole(cwd, script, **names) as app:
+        script.forward_s = held_s
+        return app.post(EMBED, {"input": "a cat"}).status_code
+
+
+def test_request_timeout(tmp_path: Path) -> None:
+    assert held(tmp_path, 0.3) == 200
+    assert held(tmp_path, 0.3, REQUEST_TIMEOUT="0.05") == 504
+
+
+def ended(cwd: Path, **names: str) -> tuple[int, int]:
+    """The status of a request under way when SIGTERM comes, and the process's."""
+    small.folder(cwd / "small")
+    names = {"BACKEND": "fake", "MODEL_NAME": str(cwd / "small"), "HOW": "slow", **names}
+    with Live(cwd, module="tests.scripted", **names) as server, ThreadPoolExecutor(1) as pool:
+        server.ready()
+        answer = pool.submit(server.post, EMBED, {"input": "poison"})
+        while json.loads(server.get("/health")[2])["queue"]["busy_s"] is None:
+            assert not answer.done()
+        server.process.send_signal(signal.SIGTERM)
+        return answer.result()[0], server.process.wait(60)
+
+
+def test_drain_timeout(tmp_path: Path) -> None:
+    assert ended(tmp_path) == (200, 0)
+    assert ended(tmp_path, VECGATE_DRAIN_TIMEOUT="0") == (503, 0)
+
+
+# what is taken for what
+
+
+def test_truncate(tmp_path: Path) -> None:
+    body = {"input": "dogs " * 30}
+    cut = post(tmp_path, EMBED, body)
+    assert (cut.status_code, cut.headers["x-vecgate-truncated"]) == (200, "0:32>12")
+    refused = post(tmp_path, EMBED, body, VECGATE_TRUNCATE="refuse")
+    assert refused.status_code == 400
+    assert re.search(r"32.*12", refused.json()["error"]["message"])
+
+
+def test_token_ids(tmp_path: Path) -> None:
+    own = {"input": [2, 7, 9, 3]}
+    assert post(tmp_path, EMBED, own).status_code == 200
+    refused = post(tmp_path, EMBED, own, VECGATE_TOKEN_IDS="refuse")
+    assert refused.status_code == 400
+    assert "takes no token ids" in refused.json()["error"]["message"]
+
+
+def test_tiktoken_cache_dir(tmp_path: Path) -> None:
+    ids = {"input": [64, 8415], "encoding_format": "float"}  # "a cat" in cl100k
+    refused = post(tmp_path, EMBED, ids, VECGATE_TOKEN_IDS="cl100k")
+    assert refused.status_code == 400
+    assert "vecgate models fetch cl100k" in refused.json()["error"]["message"]
+    found = post(tmp_path, EMBED, ids, VECGATE_TOKEN_IDS="cl100k", TIKTOKEN_CACHE_DIR=str(tables()))
+    assert found.json()["data"] == post(tmp_path, EMBED, {"input": "a cat"}).json()["data"]
+
+
+# who may call
+
+
+def test_allowed_hosts(tmp_path: Path) -> None:
+    headers = {"host": "vectors.example.org"}
+    assert post(tmp_path, EMBED, {"input": "a"}, headers).status_code == 403
+    assert post(tmp_path, EMBED, {"input": "a"}, headers, ALLOWED_HOSTS="*.example.org").status_code == 200
+
+
+def test_allowed_origins(tmp_path: Path) -> None:
+    origin = "https://app.example.com"
+    assert post(tmp_path, EMBED, {"input": "a"}, {"origin": origin}).status_code == 403
+    allowed = post(tmp_path, EMBED, {"input": "a"}, {"origin": origin}, ALLOWED_ORIGINS=f'["{origin}"]')
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, origin)
+
+
+def test_api_key(tmp_path: Path) -> None:
+    key = {"authorization": "Bearer sesame"}
+    assert post(tmp_path, EMBED, {"input": "a"}).status_code == 200
+    assert post(tmp_path, EMBED, {"input": "a"}, VECGATE_API_KEY="sesame").status_code == 401
+    assert post(tmp_path, EMBED, {"input": "a"}, key, VECGATE_API_KEY="sesame").status_code == 200
+
+
+# where it listens, what it logs
+
+
+@dataclass
+class Life:
+    """What was seen of one server: the addresses it answered at, and its log once it had ended."""
+
+    port: int
+    answered: list[str]
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Life, Life]:
+    """One server as it comes, one with every setting of this part flipped."""
+    cwd = tmp_path_factory.mktemp("lives")
+    names = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(cwd / "small"))}
+    others = {"HOST": OTHER_ADDRESS, "LOG_LEVEL": "WARNING", "LOG_FORMAT": "console", "ALLOWED_HOSTS": "*"}
+    with Live(cwd, **names) as usual, Live(cwd, **names, **others) as other:
+        seen = (usual, look(usual, "127.0.0.1")), (other, look(other, OTHER_ADDRESS))
+    first, second = (Life(server.port, answered, server.log().splitlines()) for server, answered in seen)
+    return first, second
+
+
+def look(server: Live, expected: str) -> list[str]:
+    """Where a server that is ready at `expected` answers."""
+    answered = []
+    for address in (expected, *{"127.0.0.1", OTHER_ADDRESS} - {expected}):
+        server.url = f"http://[{address}]:{server.port}" if ":" in address else f"http://{address}:{server.port}"
+        try:
+            server.ready() if address == expected else server.get("/health/ready")
+            answered.append(address)
+        except urllib.error.URLError:
+            continue
+    return answered
+
+
+def test_host(lives: tuple[Life, Life]) -> None:
+    assert [life.answered for life in lives] == [["127.0.0.1"], [OTHER_ADDRESS]]
+
+
+def test_port(lives: tuple[Life, Life]) -> None:
+    usual, other = lives  # each was asked at the port it was given
+    assert usual.port != other.port
+    assert f"http://127.0.0.1:{usual.port}," in usual.lines[0]
+
+
+def test_log_level(lives: tuple[Life, Life]) -> None:
+    usual, other = ("\n".join(life.lines) for life in lives)
+    assert "/health/ready" in usual
+    assert "/health/ready" not in other
+    assert "ALLOWED_HOSTS" in other  # a warning
+
+
+def test_log_format(lives: tuple[Life, Life]) -> None:
+    usual, other = (life.lines for life in lives)
+    assert {json.loads(line)["level"] for line in usual} == {"INFO"}
+    assert [line for line in other if not re.match(r"\d\d:\d\d:\d\d\.\d{3} WARNING vecgate: ", line)] == []
+    assert other != []
+
+
+def test_reload(tmp_path: Path) -> None:
+    source = tmp_path / "source" / "vecgate"
+    shutil.copytree(Path(vecgate.__file__).parent, source, ignore=shutil.ignore_patterns("__pycache__"))
+    names = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(tmp_path / "small")), "PYTHONPATH": str(source.parent)}
+    # polling, since not every file system of a container tells of changes
+    with Live(tmp_path, RELOAD="true", WATCHFILES_FORCE_POLLING="true", **names) as server:
+        server.ready()
+        assert json.loads(server.get("/health")[2])["version"] == vecgate.__version__
+        changed = (source / "__init__.py").read_text().replace(vecgate.__version__, "77.7.7")
+        (source / "__init__.py").write_text(changed)
+        server.wait_for("/health", 200, '"version":"77.7.7"')
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", server.port)) != 0  # the child has ended too
+
+
+def test_every_setting_has_its_test() -> None:
+    assert {f"test_{setting.key}" for setting in SETTINGS} - globals().keys() == set()
