@@ -1,4 +1,4 @@
-"""The whole server with the real MiniLM, over its socket: right rows, the OpenAI SDK, start, mistakes and the end."""
+"""The whole server with the real MiniLM, over its socket: right rows, the OpenAI and Cohere SDKs, start, mistakes and the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import cohere
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -158,6 +161,32 @@ def test_token_ids_of_the_model_give_the_texts_row(client: openai.OpenAI, minilm
         ids = tokenizer.encode(TEXTS[36], add_special_tokens=specials).ids
         found = client.embeddings.create(model="minilm", input=ids).data[0].embedding
         assert np.abs(np.array(found, np.float32) - expected[36]).max() < TOLERANCE
+
+
+@pytest.fixture(scope="module", params=[cohere.Client, cohere.ClientV2])
+def cohere_client(server: Live, request: pytest.FixtureRequest) -> Iterator[Any]:
+    with httpx.Client(timeout=120) as http:
+        yield request.param(api_key="unused", base_url=server.url, max_retries=0, httpx_client=http)
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")  # Cohere's SDK, merging batches
+def test_the_cohere_sdk_embeds(cohere_client: Any, expected: np.ndarray) -> None:
+    given = {"model": "minilm", "input_type": "search_document", "embedding_types": ["float", "int8"]}
+    found = cohere_client.embed(texts=TEXTS, **given).embeddings
+    assert worst(np.array(found.float_, np.float32), expected) < TOLERANCE
+    decoded = np.array(found.int8, np.float64)
+    cosines = (decoded * expected).sum(axis=1) / np.linalg.norm(decoded, axis=1)
+    assert cosines.min() >= 0.999
+    with pytest.raises(cohere.NotFoundError, match="all-MiniLM-L6-v2"):
+        cohere_client.embed(texts=["a"], **given | {"model": "embed-v4.0"})
+
+
+def test_the_cohere_sdk_reranks(cohere_client: Any, expected: np.ndarray) -> None:
+    results = cohere_client.rerank(model="minilm", query=TEXTS[39], documents=TEXTS[30:39], top_n=5).results
+    scores = (1.0 + expected[30:39] @ expected[39]) / 2.0
+    assert [one.index for one in results] == np.argsort(-scores, kind="stable")[:5].tolist()
+    for one in results:
+        assert one.relevance_score == pytest.approx(float(scores[one.index]), abs=1e-6)
 
 
 def test_health_tells_what_runs(server: Live) -> None:
