@@ -141,9 +141,8 @@ def modernbert_embedder(folder: Path) -> None:
     tokenizer = modern_tokenizer()
     named = {"pad": "[PAD]", "cls": "[CLS]", "bos": "[CLS]", "sep": "[SEP]", "eos": "[SEP]"}
     ids: dict[str, Any] = {f"{name}_token_id": tokenizer.token_to_id(token) for name, token in named.items()}
-    config = transformers.ModernBertConfig(
-        **_size(tokenizer), **ids, max_position_embeddings=256, local_attention=16, global_attn_every_n_layers=2
-    )
+    ids["global_attn_every_n_layers"] = 2
+    config = transformers.ModernBertConfig(**_size(tokenizer), **ids, max_position_embeddings=256, local_attention=16)
     model = transformers.ModernBertModel(config)
     _vary(model)
     _save(model, folder)

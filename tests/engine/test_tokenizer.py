@@ -264,6 +264,16 @@ def test_documents_may_have_a_limit_of_their_own(opened: Opened) -> None:
     assert row.original == len(bare) + 27 + 1
 
 
+def test_inputs_may_have_a_limit_of_their_own_beside_the_prompt(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    lead = tokenizer.encode(["the query:"], "", 64, "end")[0].ids.tolist()[:-1]
+    inputs: list[Any] = ["the cat sat " * 9, list(range(5, 32))]
+    for row, one in zip(tokenizer.encode(inputs, "the query: ", 64, "refuse", max_text_tokens=5), inputs):
+        (alone,) = tokenizer.encode([one], "", 7, "end")
+        assert row.ids.tolist() == lead + alone.ids.tolist()[1:]
+        assert row.original == len(lead) + 27 + 1
+
+
 def test_refusing_a_pair_names_the_document(opened: Opened) -> None:
     _, tokenizer = opened("bert-reranker")
     with pytest.raises(InputTooLong, match=r"Document 1 with the query has 66 tokens; the limit is 64\.") as caught:

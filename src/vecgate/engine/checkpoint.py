@@ -15,7 +15,7 @@ from typing import Any
 
 from vecgate.core import Checkpoint, Pooling, Task
 from vecgate.engine import hub, weights
-from vecgate.engine.modules import Chain, activation_of, chain, read_json
+from vecgate.engine.modules import Chain, activation_of, chain, read_config, read_json
 from vecgate.errors import CheckpointError
 
 TRANSFORMER_FILES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -83,7 +83,7 @@ def resolve(name: str, *, cache: Path | None = None, offline: bool = False) -> F
         if name.casefold() in {one.short, one.name.casefold(), one.repo.casefold()}:
             return _built_in(one, cache, offline)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name.strip() and folder.is_dir():
         return _folder(folder.resolve())
     repo, _, revision = name.partition("@")
     if hub.REPO.fullmatch(repo) and not name.startswith("."):
@@ -108,7 +108,7 @@ def read(
     """
     found = chain(folder)
     root = found.root if found else folder
-    config = _config(root)
+    config = read_config(root)
     task = task or _task(config)
     if task == "rerank":
         _check_head(root, config)
@@ -218,22 +218,6 @@ def _remember(memory: Path, known: dict[str, Any]) -> None:
 
 
 # what its files say
-
-
-def _config(root: Path) -> dict[str, Any]:
-    path = root / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"{root} has no config.json, so it is no Hugging Face checkpoint; fetch the model again.")
-    config: dict[str, Any] = read_json(path, dict)
-    for key in ("auto_map", "model_file"):
-        if config.get(key):
-            raise CheckpointError(
-                f"{path} asks for code of the repository's own ({key}), which is never run; "
-                "take a conversion to a family that transformers has itself."
-            )
-    if not isinstance(config.get("model_type"), str):
-        raise CheckpointError(f"{path} has no model_type, so its family is unknown; fetch the file again.")
-    return config
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def fetch(repo: str, revision: str | None, *, offline: bool = False) -> Path:
 
     Only JSON and safetensors files are fetched, never pickle or code; an interrupted download is taken up again.
     """
-    cached = _cached(repo, revision)
+    cached = _cached(repo, revision, offline)
     if cached is not None:
         return cached
     if offline:
@@ -40,7 +40,7 @@ def fetch(repo: str, revision: str | None, *, offline: bool = False) -> Path:
     return folder
 
 
-def _cached(repo: str, revision: str | None) -> Path | None:
+def _cached(repo: str, revision: str | None, offline: bool) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
@@ -54,14 +54,16 @@ def _cached(repo: str, revision: str | None) -> Path | None:
     try:
         return folder if all(path.exists() for path in _weights(folder)) else None
     except CheckpointError:
-        return None  # a broken file: what is wrong with it is said once it has been fetched anew
+        if offline:
+            raise
+        return None  # said again, if it is still true once the file has been fetched anew
 
 
 def _weights(folder: Path) -> list[Path]:
     """The files of weights that this snapshot must hold, read from its JSON files."""
     found = modules.chain(folder)
     root = found.root if found else folder
-    modules.read_json(root / "config.json", dict)
+    modules.read_config(root)
     return [
         *(root / name for name in weights.names(root)),
         *(layer.weights for layer in (found.dense if found else ())),
@@ -86,6 +88,8 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
             f"{repo} is not on the hub, or private: check the spelling, or {login}. A folder is given as ./{repo}."
         ) from error
     except (OSError, RuntimeError, transport) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise CheckpointError(f"The hub refused {shown}: {login} with a key that may read it.") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"{shown} could not be fetched from the hub ({reason}); check the connection and start again."

@@ -1,4 +1,4 @@
-"""modules.json and the folders it lists -> what happens after the transformer; knows sentence-transformers' files only.
+"""config.json, modules.json and the folders it lists: the transformer and what happens after it, as data.
 
 Class paths changed over time (sentence_transformers.models.X, .base.modules.x.X), so the last component decides.
 """
@@ -67,6 +67,23 @@ def chain(folder: Path) -> Chain | None:
         dense=tuple(_dense(folder / where) for kind, where in listed if kind == "Dense"),
         normalize="Normalize" in kinds,
     )
+
+
+def read_config(root: Path) -> dict[str, Any]:
+    """config.json of the transformer in this folder; raises CheckpointError when it asks for code or has no family."""
+    path = root / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{root} has no config.json, so it is no Hugging Face checkpoint; fetch the model again.")
+    config: dict[str, Any] = read_json(path, dict)
+    for key in ("auto_map", "model_file"):
+        if config.get(key):
+            raise CheckpointError(
+                f"{path} asks for code of the repository's own ({key}), which is never run; "
+                "take a conversion to a family that transformers has itself."
+            )
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path} has no model_type, so its family is unknown; fetch the file again.")
+    return config
 
 
 def read_json(path: Path, kind: type) -> Any:
