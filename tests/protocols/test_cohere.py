@@ -206,6 +206,12 @@ def test_rank_fields_are_read_in_order_with_a_space_between() -> None:
     assert read == [["plain", "paris the capital"], ["plain", "the capital 1984 paris"], ["plain", "the capital"]]
 
 
+def test_a_field_named_twice_is_read_once() -> None:
+    engine = stub.StubEngine()
+    rerank(engine, documents=[{"text": "a"}], rank_fields=["text"] * 100_000)
+    assert engine.rankings[0]["documents"] == ["a"]
+
+
 def test_a_returned_object_without_text_is_given_what_was_read() -> None:
     results = rerank(documents=[{"title": "paris", "n": 2}], rank_fields=["title", "n"], return_documents=True)[
         "results"

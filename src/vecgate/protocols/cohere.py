@@ -135,10 +135,8 @@ async def _rerank(ask: Ask, version: Version) -> Answer:
 def _documents(body: CohereRerank) -> list[str]:
     """What is ranked of each document."""
     if body.rank_fields is not None and not body.rank_fields:
-        raise InvalidRequest(
-            "rank_fields is empty; name at least one field, or leave it out for 'text'.", "rank_fields"
-        )
-    fields = body.rank_fields or ["text"]
+        raise InvalidRequest("rank_fields is empty; name a field, or leave it out for 'text'.", "rank_fields")
+    fields = dict.fromkeys(body.rank_fields or ["text"])  # each once, so that texts are never longer than the body
     return [
         one if isinstance(one, str) else " ".join(_field(index, one, name) for name in fields)
         for index, one in enumerate(body.documents)
