@@ -1,4 +1,4 @@
-"""config.json, modules.json and the folders it lists: the transformer and what happens after it, as data; knows no tokenizer, no device.
+"""config.json, modules.json and the folders it lists, as data; knows no tokenizer and no device.
 
 Class paths changed over time (sentence_transformers.models.X, .base.modules.x.X), so the last component decides.
 """
