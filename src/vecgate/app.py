@@ -95,7 +95,7 @@ def _embedder(settings: Settings) -> Model:
 
 def _model(settings: Settings, name: str, task: Task) -> Model:
     """One model, found on disk and given a backend; its weights are read later, on the device thread."""
-    found = checkpoint.resolve(name, cache=settings.cache_dir)
+    found = checkpoint.resolve(name, cache=settings.cache_dir.expanduser())
     read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
     if settings.served_name and task == "embed":
         read = replace(read, name=settings.served_name, aliases=())
@@ -131,11 +131,12 @@ def _retry_after_s(engine: Engine) -> int:
 
 
 def _outside_a_route(render: Any, request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own refusals (unknown path) in the dialect of the path."""
+    """Litestar's own refusals in the dialect of the path: unknown paths, and odd methods (TRACE) of those with parameters,
+    which are all for reading; an endpoint without parameters refuses a method itself."""
     path = request.scope["path"]
     told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
     if error.status_code == 405:
-        told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}.")
+        told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}; use GET or HEAD.", ("GET", "HEAD"))
     status, headers, body = render(path, told)
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeVar
@@ -118,10 +120,23 @@ def routes(protocols: Iterable[str] = PROTOCOLS.values()) -> tuple[Route, ...]:
 
 
 def render_for(table: Iterable[Route]) -> Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]:
-    """The dialect by path, for errors raised before or outside a route; unknown paths speak the first protocol's."""
-    table = tuple(table)
-    by_path = {path: route.render for route in reversed(table) for path in route.paths}
-    return lambda path, error: by_path.get(path, table[0].render)(error)
+    """The dialect by path, for errors raised before or outside a route; an unknown path speaks as its next neighbour."""
+    by_path: dict[str, Render] = {}
+    for route in table:
+        for path in route.paths:
+            by_path.setdefault(path, route.render)
+
+    def render(path: str, error: VecgateError) -> tuple[int, dict[str, str], bytes]:
+        known = path if path in by_path else max(by_path, key=partial(_shared_segments, path[:200]))
+        return by_path[known](error)
+
+    return render
+
+
+def _shared_segments(path: str, other: str) -> int:
+    """How many of their first segments are the same: /api/v1/x is nearer to /api/v1/embed than to /v1/models."""
+    pairs = zip(path.split("/"), other.split("/"))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:

@@ -1,0 +1,399 @@
+"""The composition root: every part joined and asked as a whole, over the fake backend, for what no part shows alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import small
+from tests.protocols.stub import StubEngine
+from tests.whole import Whole
+from vecgate.app import create_app
+from vecgate.backends import fake
+from vecgate.config import Settings
+from vecgate.engine.local import LocalEngine
+from vecgate.protocols import Route, routes
+
+POSTS = tuple(route for route in routes() if route.method == "POST")
+PATHS = tuple(dict.fromkeys(path for route in POSTS for path in route.paths))
+EXAMPLES = {path: dict(route.example or {}) for route in reversed(POSTS) for path in route.paths}
+ONE_OF_EACH = ("/v1/embeddings", "/v1/rerank", "/api/v1/embed")
+"""A path of each dialect: OpenAI's, Cohere's, ours."""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """One server for all that leaves no trace, with both kinds of model."""
+    cwd = tmp_path_factory.mktemp("app")
+    with Whole(cwd, CROSS_ENCODER_MODEL=str(small.folder(cwd / "judge", "rerank"))) as started:
+        yield started
+
+
+def told(answer: httpx.Response) -> str:
+    """The message of a refusal, which has the shape of the path's protocol."""
+    body, path = answer.json(), answer.request.url.path
+    if path.startswith(("/v1/embeddings", "/embeddings", "/v1/models", "/models")):
+        assert body.keys() == {"error"}
+        assert body["error"].keys() == {"message", "type", "param", "code"}
+        return str(body["error"]["message"])
+    if path.startswith(("/v1/", "/v2/")):
+        assert body.keys() == {"message"}
+        return str(body["message"])
+    return str(body["message"] if "message" in body else body["error"]["message"])
+
+
+# paths and methods
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/nothing", {"error"}),
+        ("/v1/nothing", {"error"}),
+        ("/v1/embeddings/nothing", {"error"}),
+        ("/v2/nothing", {"message"}),
+        ("/api/v1/nothing", {"error", "message"}),
+        ("/health/nothing", {"error", "message"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_unknown_path_is_a_404_in_its_neighbours_dialect(app: Whole, method: str, path: str, keys: set[str]) -> None:
+    answer = app.ask(method, path)
+    assert answer.status_code == 404
+    assert answer.json().keys() == keys
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/embeddings", "POST"),
+        ("GET", "/v2/rerank", "POST"),
+        ("DELETE", "/api/v1/embed", "POST"),
+        ("OPTIONS", "/embed", "POST"),
+        ("HEAD", "/embed", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("PUT", "/v1/models/small", "GET, HEAD"),
+        ("TRACE", "/v1/models/small", "GET, HEAD"),
+        ("TRACE", "/health", "GET, HEAD"),
+        ("BREW", "/v1/embeddings", "POST"),
+    ],
+)
+def test_a_wrong_method_is_a_405_that_says_which_are_right(app: Whole, method: str, path: str, allowed: str) -> None:
+    answer = app.ask(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert method == "HEAD" or allowed.split(",")[0] in told(answer)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings/", "//v1//embeddings", "/v1/v1/embeddings", "/embeddings", "/embeddings//"]
+)
+def test_what_clients_make_of_a_base_url_is_answered_without_a_redirect(app: Whole, path: str) -> None:
+    answer = app.run(app.client.request("POST", f"http://127.0.0.1:9000{path}", json={"input": "a cat"}))
+    assert answer.status_code == 200
+    assert answer.json() == app.post("/v1/embeddings", {"input": "a cat"}).json()
+
+
+def test_rerank_keeps_the_version_that_was_asked_last(app: Whole) -> None:
+    answer = app.post("/v1/v2/rerank", {"query": "a", "documents": ["a"]})
+    assert answer.json()["meta"]["api_version"]["version"] == "2"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/small", "/health", "/docs", "/openapi.json", "/metrics", "/"]
+)
+def test_head_is_get_without_a_body(app: Whole, path: str) -> None:
+    full, head = app.ask("GET", path), app.ask("HEAD", path)
+    assert (full.status_code, head.status_code, head.content) == (200, 200, b"")
+    assert head.headers["content-type"] == full.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0
+
+
+def test_the_document_and_its_page_ask_for_nothing_from_elsewhere(app: Whole) -> None:
+    document = app.get("/openapi.json").json()
+    assert document["paths"].keys() >= {*PATHS, "/v1/models", "/health"}
+    assert "default-src 'self'" in app.get("/docs").headers["content-security-policy"]
+
+
+def test_the_two_models_are_served_by_their_routes(app: Whole) -> None:
+    assert [card["id"] for card in app.get("/v1/models").json()["data"]] == ["small", "judge"]
+    wrong = app.post("/v1/embeddings", {"input": "a", "model": "judge"})
+    assert wrong.status_code == 400
+    assert "judge" in told(wrong)
+
+
+# browsers and keys
+
+
+def test_a_page_on_this_machine_may_call_and_read(app: Whole) -> None:
+    origin = "http://localhost:5173"
+    asked = {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "x-mine"}
+    preflight = app.ask("OPTIONS", "/v1/embeddings", headers=asked)
+    assert (preflight.status_code, preflight.content) == (204, b"")
+    assert preflight.headers["access-control-allow-headers"] == "x-mine"
+    for answer in (
+        app.post("/v1/embeddings", {"input": "a"}, origin=origin),
+        app.post("/v1/embeddings", {}, origin=origin),
+        app.ask("GET", "/nothing", headers={"origin": origin}),
+    ):
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH)
+@pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example"}])
+def test_a_strange_page_may_not_and_is_told_so(app: Whole, path: str, headers: dict[str, str]) -> None:
+    answer = app.post(path, EXAMPLES[path], **headers)
+    assert answer.status_code == 403
+    assert "ALLOWED_" in told(answer)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_with_a_key_only_its_bearers_are_served(tmp_path: Path) -> None:
+    with Whole(tmp_path, VECGATE_API_KEY="first,second") as app:
+        for path in ONE_OF_EACH:
+            refused = app.post(path, EXAMPLES[path])
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            assert "Bearer KEY" in told(refused)
+            assert app.post(path, EXAMPLES[path], authorization="Bearer third").status_code == 401
+            assert app.post(path, EXAMPLES[path], authorization="Bearer second").status_code == 200
+            assert app.post(path, EXAMPLES[path], **{"x-api-key": "first"}).status_code == 200
+        assert (
+            app.get("/v1/models").status_code
+            == app.get("/metrics").status_code
+            == app.get("/nothing").status_code
+            == 401
+        )
+        assert app.get("/health").json() == {"status": "ok"}
+        assert app.get("/docs").status_code == app.get("/health/ready").status_code == 200
+
+
+# what nobody foresaw
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH)
+def test_an_unforeseen_error_is_opaque_and_logged(
+    app: Whole, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a text of the client's")
+
+    monkeypatch.setattr(LocalEngine, "embed", broken)
+    monkeypatch.setattr(LocalEngine, "rerank", broken)
+    with caplog.at_level(logging.INFO):
+        answer = app.post(path, EXAMPLES[path], **{"x-request-id": "mine-1"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine-1")
+    assert "mine-1" in told(answer)
+    assert "text of the client" not in answer.text + caplog.text
+    failed = next(record for record in caplog.records if record.levelno == logging.ERROR)
+    assert "ZeroDivisionError" in str(vars(failed)["fields"])
+    assert app.get("/health/ready").status_code == 200
+
+
+def test_a_failing_row_fails_its_call_alone_in_its_dialect(tmp_path: Path) -> None:
+    poison = small.SPECIALS.index("poison")
+    with Whole(tmp_path, fake.Script(nan_ids=frozenset({poison}))) as app:
+        for path, body in (
+            ("/v1/embeddings", {"input": ["a", "poison"]}),
+            ("/v1/rerank", {"query": "a", "documents": ["poison"]}),
+            ("/embed", {"texts": ["poison"]}),
+        ):
+            answer = app.post(path, body)
+            assert answer.status_code == 500
+            assert "not finite" in told(answer)
+        assert app.post("/v1/embeddings", {"input": ["a"]}).status_code == 200
+
+
+# life
+
+
+def test_the_lifespan_starts_and_closes_the_engine(tmp_path: Path) -> None:
+    with Whole(tmp_path) as app:
+        assert app.get("/health/ready").json() == {"status": "ready"}
+        assert not app.script.closed
+    assert app.script.closed
+
+
+def test_a_model_that_can_not_be_loaded_leaves_a_server_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unloadable(*_: object, **__: object) -> None:
+        raise MemoryError("no room for the weights")
+
+    monkeypatch.setattr(fake, "load", unloadable)
+    with Whole(tmp_path) as app:
+        health = app.get("/health")
+        assert (health.status_code, health.json()["error"]) == (503, "no room for the weights")
+        ready = app.get("/health/ready")
+        assert (ready.status_code, ready.headers["x-should-retry"]) == (503, "false")
+        refused = app.post("/v1/embeddings", {"input": "a"})
+        assert (refused.status_code, refused.headers["x-should-retry"]) == (503, "false")
+        assert "failed to load" in told(refused)
+
+
+def test_while_it_leaves_it_refuses_work_and_answers_probes(tmp_path: Path) -> None:
+    with Whole(tmp_path) as app:
+        app.life.leaving()
+        app.run(app.life.drain(0.1))  # type: ignore[arg-type]
+        for path in ONE_OF_EACH:
+            refused = app.post(path, EXAMPLES[path])
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert "shutting down" in told(refused)
+        assert app.get("/health/ready").json() == {"status": "draining"}
+        assert app.get("/health").json()["status"] == "draining"
+
+
+def test_the_death_of_the_device_thread_is_told(tmp_path: Path) -> None:
+    class Death(BaseException):
+        pass
+
+    died: list[str] = []
+    with Whole(tmp_path) as app:
+        app.life.on_death(lambda: died.append("told"))
+        app.script.once.append(Death())  # type: ignore[arg-type]
+        assert app.post("/v1/embeddings", {"input": "a"}).status_code == 500
+        while not died:
+            assert app.get("/health/live").status_code in (200, 503)
+        assert app.get("/health/live").status_code == 503
+
+
+def test_an_engine_of_another_kind_is_served_as_it_is() -> None:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=create_app(Settings(), StubEngine()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/v1/models")
+
+    assert asyncio.run(ask()).json()["data"][0]["id"] == "org/stub-embed"
+
+
+# what is counted and logged
+
+
+def test_the_work_of_a_request_is_in_headers_metrics_and_log(app: Whole, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vecgate.access"):
+        answer = app.post("/v1/embeddings", {"input": ["a cat", "dogs " * 40]})
+    assert answer.headers["x-vecgate-model"] == "small"
+    assert answer.headers["x-vecgate-truncated"] == "1:42>12"
+    (record,) = caplog.records
+    fields: dict[str, Any] = vars(record)["fields"]
+    assert {name: fields[name] for name in ("model", "inputs", "tokens", "truncated")} == {
+        "model": "small",
+        "inputs": 2,
+        "tokens": 4 + 12,
+        "truncated": 1,
+    }
+    assert fields["id"] == answer.headers["x-request-id"]
+    assert "dogs" not in str(vars(record))
+    exposed = app.get("/metrics").text
+    assert 'route="/v1/embeddings"' in exposed
+    assert 'vecgate_inputs_total{model="small"}' in exposed
+
+
+def test_nothing_a_client_names_becomes_a_label(app: Whole) -> None:
+    app.get("/nothing-that-anybody-serves")
+    app.ask("BREW", "/v1/models/coffee")
+    exposed = app.get("/metrics").text
+    assert "nothing-that" not in exposed
+    assert "coffee" not in exposed
+    assert "BREW" not in exposed
+
+
+# bodies that are no requests
+
+DEEP = 100_000
+BROKEN = {
+    "nothing": b"",
+    "blank": b" \n",
+    "no JSON": b"hello",
+    "cut short": b'{"input": ["a", ',
+    "two values": b'{"input": "a"} {"input": "b"}',
+    "not UTF-8": b'{"input": "\xff\xfe", "query": "\xff", "documents": ["\xff"], "texts": ["\xff"], "passages": ["\xff"]}',
+    "not UTF-8 where nobody looks": b'{"ignored": "\xff", "input": "a", "query": "a", "documents": ["a"], "texts": ["a"]}',
+    "UTF-16": '{"input": "a"}'.encode("utf-16"),
+    "byte order mark": b'\xef\xbb\xbf{"input": "a"}',
+    "nested lists": b"[" * DEEP + b"]" * DEEP,
+    "nested lists, open": b"[" * DEEP,
+    "nested objects": b'{"input":' * DEEP + b"1" + b"}" * DEEP,
+    "deep where nobody looks": b'{"ignored": ' + b"[" * DEEP + b"]" * DEEP + b', "input": "a", "texts": ["a"]}',
+    "a string": b'"a"',
+    "a number": b"7",
+    "null": b"null",
+    "a list": b"[]",
+    "an empty object": b"{}",
+    "not a number": b'{"input": NaN, "texts": NaN, "query": NaN, "documents": NaN, "passages": NaN}',
+    "beyond floats": b'{"input": 1e999, "texts": [1e999], "query": 1e999, "documents": [1e999], "passages": 1e999}',
+    "a huge integer": b'{"input": [%s], "texts": %s, "query": "a", "documents": [%s]}' % ((b"9" * 5000,) * 3),
+    "a lone surrogate": b'{"input": "\\ud800", "texts": ["\\ud800"], "query": "\\udfff", "documents": ["\\ud800 a"]}',
+    "a NUL in a name": b'{"inp\\u0000ut": "a"}',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_request_is_a_400_in_the_paths_dialect(app: Whole, name: str) -> None:
+    for path in PATHS:
+        answer = app.post(path, BROKEN[name])
+        assert answer.status_code == 400, (path, answer.text)
+        assert told(answer)
+
+
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1.5, 2**31, 2**63, 2**64, 10**400, 1e308, float("nan"), float("inf")),
+    *("", " ", "\x00", "\ud800", "no such thing", "a" * 3000, [], {}, [[]], [{}], [None], [True], [0], [-1], [2**70]),
+    *([""], ["\udfff"], ["a", 1], [["a"]], [[[1]]], {"a": 1}, [{"text": "a"}], [{"text": {}}], [{"a": "b"}]),
+)
+"""What a field may be given by mistake or in malice; some of it is right for some fields."""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_wrong_value_in_any_field_is_never_a_500(app: Whole, path: str) -> None:
+    fields = {name for route in POSTS if path in route.paths and route.body for name in route.body.__struct_fields__}
+    for name in sorted(fields):
+        for wrong in WRONG:
+            answer = app.post(path, json.dumps({**EXAMPLES[path], name: wrong}).encode())
+            assert answer.status_code in (200, 400, 404), (name, wrong, answer.text)
+            assert answer.status_code == 200 or told(answer), (name, wrong)
+
+
+def test_the_fields_of_every_body_are_tried() -> None:
+    assert {"/v1/embeddings", "/v1/rerank", "/v2/embed", "/api/v1/rerank", "/embed"} <= set(PATHS)
+    assert all(EXAMPLES.values())
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A path, and a body with some of its fields (maybe none of them) holding anything that JSON can write."""
+    route: Route = draw(st.sampled_from(POSTS))
+    assert route.body is not None
+    names = st.sampled_from(route.body.__struct_fields__) | st.text(max_size=5)
+    changes = draw(st.dictionaries(names, values, max_size=3))
+    kept = draw(st.booleans())
+    body = json.dumps({**(EXAMPLES[route.paths[0]] if kept else {}), **changes}).encode()
+    damage = draw(st.lists(st.tuples(st.integers(0, len(body) - 1), st.integers(0, 255)), max_size=2))
+    raw = bytearray(body)
+    for at, byte in damage:
+        raw[at] = byte
+    return draw(st.sampled_from(route.paths)), bytes(raw)
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(request=requests())
+def test_no_body_whatever_is_a_500(app: Whole, request: tuple[str, bytes]) -> None:
+    answer = app.post(*request)
+    assert answer.status_code in (200, 400, 404), answer.text
+    assert answer.status_code == 200 or told(answer)
+    assert app.get("/health/ready").status_code == 200
