@@ -20,7 +20,7 @@ LONG_S = 600.0
 
 
 def slow(_row: Tokens) -> None:
-    threading.Event().wait(1.0)
+    threading.Event().wait(2.0)
 
 
 def stuck(_row: Tokens) -> None:
