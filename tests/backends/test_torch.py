@@ -106,11 +106,13 @@ class TestQwen3(TorchContract):
 
 class TestBertReranker(TorchContract):
     kind = "bert-reranker"
+    tolerance = 1e-4  # logits that reach 5: 1.1e-5 was seen, and 1e-4 is what is promised of them
     task: Task = "rerank"
 
 
 class TestXlmRobertaReranker(TorchContract):
     kind = "xlmr-reranker"
+    tolerance = 1e-4
     task: Task = "rerank"
 
 
@@ -235,7 +237,7 @@ def test_segment_b_has_token_type_one(bert: Checkpoint) -> None:
     np.testing.assert_allclose(got[0], expected, rtol=0, atol=CLOSE)
     assert np.abs(got[0] - got[1]).max() > 1e-3
     untyped = load(replace(bert, token_types=False), device="cpu").forward(Batch((replace(row, second=5), row)))
-    np.testing.assert_array_equal(untyped[0], untyped[1])
+    np.testing.assert_allclose(untyped[0], untyped[1], rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize(
