@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from hypothesis import strategies as st
 
 from tests import small
 from tests.protocols.stub import StubEngine
-from tests.whole import Whole
-from vecgate.app import create_app
+from tests.whole import LIMIT_S, Whole
+from vecgate.app import build, build_engine, create_app
 from vecgate.backends import fake
-from vecgate.config import Settings
+from vecgate.config import Settings, load
+from vecgate.core import Status
 from vecgate.engine.local import LocalEngine
+from vecgate.errors import ConfigError
 from vecgate.protocols import Route, routes
 
 POSTS = tuple(route for route in routes() if route.method == "POST")
@@ -397,3 +400,79 @@ def test_no_body_whatever_is_a_500(app: Whole, request: tuple[str, bytes]) -> No
     assert answer.status_code in (200, 400, 404), answer.text
     assert answer.status_code == 200 or told(answer)
     assert app.get("/health/ready").status_code == 200
+
+
+# a reranker alone
+
+
+@pytest.mark.parametrize("named_by", ["MODEL_NAME", "CROSS_ENCODER_MODEL"])
+def test_a_reranker_alone_is_served_and_an_embedding_call_says_so(tmp_path: Path, named_by: str) -> None:
+    judge = str(small.folder(tmp_path / "judge", "rerank"))
+    with Whole(tmp_path, **{"MODEL_NAME": "None", named_by: judge}) as app:
+        ranked = app.post("/v2/rerank", {"query": "paris ?", "documents": ["dogs bark", "paris is the capital"]})
+        assert [one["index"] for one in ranked.json()["results"]] == [1, 0]
+        assert [model["task"] for model in app.get("/v1/models").json()["data"]] == ["rerank"]
+        bodies = {
+            "/v1/embeddings": {"input": "paris"},
+            "/v2/embed": {"texts": ["paris"]},
+            "/api/v1/embed": {"texts": ["paris"]},
+        }
+        for path, body in bodies.items():
+            refused = app.post(path, body)
+            assert refused.status_code == 400
+            assert told(refused) == "No loaded model offers embeddings; served here: judge."
+        assert app.post("/api/v1/embed", {"texts": ["paris"], "model": "judge"}).status_code == 400
+        cosine = app.post("/rerank", {"query": "a", "passages": ["a"], "use_cross_encoder": False})
+        assert cosine.status_code == 400
+        assert "embedding model" in told(cosine)
+
+
+def test_a_reranker_alone_may_be_given_a_name(tmp_path: Path) -> None:
+    judge = small.folder(tmp_path / "judge", "rerank")
+    for place in ("MODEL_NAME", "CROSS_ENCODER_MODEL"):
+        given = {"MODEL_NAME": "none", place: str(judge), "VECGATE_SERVED_NAME": "court"}
+        engine = build_engine(load({}, {"BACKEND": "fake", **given}, tmp_path))
+        assert [card.name for card in engine.status().models] == ["court"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"MODEL_NAME": "none"}, "CROSS_ENCODER_MODEL is not set"),
+        ({"MODEL_NAME": "judge", "CROSS_ENCODER_MODEL": "other"}, "'judge' is a reranker"),
+    ],
+)
+def test_what_serves_nothing_or_two_rerankers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge", "other"):
+        small.folder(tmp_path / name, "rerank")
+    with pytest.raises(ConfigError, match=words):
+        build_engine(load({}, {"BACKEND": "fake", **names}, tmp_path))
+
+
+def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> None:
+    told_of: list[Status] = []
+    ready = threading.Event()
+    judge = str(small.folder(tmp_path / "judge", "rerank"))
+    names = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(tmp_path / "small")), "CROSS_ENCODER_MODEL": judge}
+
+    def on_ready(status: Status) -> None:
+        told_of.append(status)
+        ready.set()
+
+    app, _ = build(load({}, names, tmp_path), on_ready)
+
+    async def start() -> None:
+        asked: asyncio.Queue[Any] = asyncio.Queue()
+        answered: asyncio.Queue[Any] = asyncio.Queue()
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        life = asyncio.ensure_future(app(scope, asked.get, answered.put))
+        await asked.put({"type": "lifespan.startup"})
+        await asyncio.to_thread(ready.wait, LIMIT_S)
+        await asked.put({"type": "lifespan.shutdown"})
+        await life
+
+    asyncio.run(start())
+    assert [(status.state, [card.dimensions for card in status.models]) for status in told_of] == [("ready", [8, 1])]

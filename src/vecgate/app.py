@@ -14,22 +14,26 @@ from litestar.exceptions import HTTPException
 
 from vecgate import __version__, protocols
 from vecgate.backends import choose, mlx_possible, open_backend
-from vecgate.config import Settings
-from vecgate.core import Engine, Task
+from vecgate.config import NO_MODEL, Settings
+from vecgate.core import Engine, Status, Task
 from vecgate.engine import checkpoint
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model
-from vecgate.errors import MethodNotAllowed, NotFound, VecgateError
+from vecgate.errors import ConfigError, MethodNotAllowed, NotFound, VecgateError
 from vecgate.guard import Guard
 from vecgate.metrics import Metrics
 from vecgate.protocols import openapi
 from vecgate.server import Life
 
 
-def build(settings: Settings) -> tuple[Guard, Life]:
-    """The whole server, not yet loading; raises ConfigError and CheckpointError."""
+def build(settings: Settings, on_ready: Callable[[Status], None] = lambda _: None) -> tuple[Guard, Life]:
+    """The whole server, not yet loading; raises ConfigError and CheckpointError.
+
+    on_ready: called once, on the device thread, when every model is loaded.
+    """
     metrics = Metrics(__version__)
     engine = build_engine(settings, metrics)
+    engine.on_ready = lambda: on_ready(engine.status())
     guard = create_app(settings, engine, metrics)
 
     def leaving() -> None:
@@ -41,13 +45,13 @@ def build(settings: Settings) -> tuple[Guard, Life]:
     return guard, Life(leaving=leaving, drain=guard.drain, on_death=on_death)
 
 
-def build_engine(settings: Settings, metrics: Metrics) -> LocalEngine:
+def build_engine(settings: Settings, metrics: Metrics | None = None) -> LocalEngine:
     """The engine over the settings' models; `start` loads them."""
-    models = [_embedder(settings)]
-    if settings.cross_encoder_model:
-        models.append(_model(settings, settings.cross_encoder_model, "rerank"))
     return LocalEngine(
-        models, max_rows=settings.max_batch_size, batch_tokens=settings.batch_tokens, on_batch=metrics.on_batch
+        _models(settings),
+        max_rows=settings.max_batch_size,
+        batch_tokens=settings.batch_tokens,
+        on_batch=metrics.on_batch if metrics else None,
     )
 
 
@@ -84,21 +88,36 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     return guard
 
 
-def _embedder(settings: Settings) -> Model:
+def _models(settings: Settings) -> list[Model]:
+    """MODEL_NAME's, whose files say whether it embeds or reranks, and CROSS_ENCODER_MODEL's; one of them at least."""
+    models = [] if settings.model_name.casefold() == NO_MODEL else [_main(settings)]
+    reranker = settings.cross_encoder_model
+    if models and reranker and models[0].checkpoint.task == "rerank":
+        raise ConfigError(
+            f"MODEL_NAME {models[0].name!r} is a reranker, and CROSS_ENCODER_MODEL {reranker!r} another one; allowed: one."
+        )
+    if reranker:
+        models.append(_model(settings, reranker, "rerank", served_name=None if models else settings.served_name))
+    if not models:
+        raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
+    return models
+
+
+def _main(settings: Settings) -> Model:
     """MLX_MODEL_PATH where MLX is what serves it, else MODEL_NAME."""
     if settings.mlx_model_path and mlx_possible(settings.backend):
-        model = _model(settings, settings.mlx_model_path, "embed")
+        model = _model(settings, settings.mlx_model_path, None, served_name=settings.served_name)
         if model.backend_name == "mlx":
             return model
-    return _model(settings, settings.model_name, "embed")
+    return _model(settings, settings.model_name, None, served_name=settings.served_name)
 
 
-def _model(settings: Settings, name: str, task: Task) -> Model:
+def _model(settings: Settings, name: str, task: Task | None, *, served_name: str | None) -> Model:
     """One model, found on disk and given a backend; its weights are read later, on the device thread."""
     found = checkpoint.resolve(name, cache=settings.cache_dir.expanduser())
     read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
-    if settings.served_name and task == "embed":
-        read = replace(read, name=settings.served_name, aliases=())
+    if served_name:
+        read = replace(read, name=served_name, aliases=())
     backend, why = choose(settings.backend, read.family)
     opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
     return Model(read, opened, backend, why)

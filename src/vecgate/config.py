@@ -9,7 +9,7 @@ import argparse
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from io import StringIO
@@ -24,6 +24,8 @@ from vecgate.kinds import Kind, list_of, number, one_of, whole
 
 PREFIX = "VECGATE_"
 CONFIG = "VECGATE_CONFIG"
+NO_MODEL = "none"
+"""MODEL_NAME of a server that only reranks; a folder of that name is ./none."""
 MIB = 1024 * 1024
 
 BackendName = Literal["auto", "mlx", "torch", "fake"]
@@ -120,7 +122,7 @@ ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
 COUNT = whole(1, 1_000_000)
 TOKENS = whole(1, 100_000_000)
 PORT = whole(0, 65535)
-MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.text, "MODEL")
+MODEL = Kind("a short name, a hub id or a folder; none where there is a reranker", (str,), kinds.text, "MODEL")
 OTHER_MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.maybe, "MODEL")
 NAME = Kind("one line of text", (str,), kinds.maybe, "NAME")
 FOLDER = Kind("a folder", (str,), kinds.folder, "DIR")
@@ -141,7 +143,7 @@ PATIENCE = number("seconds, from 0 to 3600", lambda value: value <= 3600, "SECON
 SETTINGS: tuple[Setting, ...] = (
     Setting("BACKEND", BACKENDS,
             "What computes: MLX (Apple Silicon) or torch (mps, cuda, cpu); auto is MLX where it can serve the model."),
-    Setting("MODEL_NAME", MODEL, "The embedding model.", flag="--model"),
+    Setting("MODEL_NAME", MODEL, "The embedding model, or a reranker to serve alone.", flag="--model"),
     Setting("MLX_MODEL_PATH", OTHER_MODEL, "Replaces MODEL_NAME when the backend is MLX."),
     Setting("CROSS_ENCODER_MODEL", OTHER_MODEL, "A reranker served beside the embedding model.", flag="--reranker"),
     Setting("VECGATE_SERVED_NAME", NAME, "The name the model is served under.", unset="the last part of its id"),
@@ -383,8 +385,11 @@ def unknown_flag(argument: str, others: Iterable[str] = ()) -> ConfigError:
     return ConfigError(f"{_plain(name)} is not a flag; the nearest is {nearest}.")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One option a setting, and --config; what they get stays as written until `load` checks it."""
+def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = None) -> None:
+    """One option a setting, and --config; what they get stays as written until `load` checks it.
+
+    only: the `Setting.key`s that the command has a use for.
+    """
     group = parser.add_argument_group(
         "settings",
         "Flags win over the environment, then .env, the TOML file, defaults. In [] stands the variable, which also works "
@@ -392,6 +397,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG}] (default: ./vecgate.toml if there)")
     for setting in SETTINGS:
+        if only is not None and setting.key not in only:
+            continue
         options: dict[str, Any] = {"metavar": setting.kind.metavar}
         if setting.kind is SWITCH:
             options = {"action": argparse.BooleanOptionalAction}

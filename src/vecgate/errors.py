@@ -20,6 +20,7 @@
 
     ConfigError                       stops the start: one line with the setting, its value and what is allowed
     CheckpointError                   stops the start: one line with the file and what is wrong in it
+    CommandError                      stops a command: one line with the file or server and the next step
     DeviceLost                        stops the process: the device gives this process no right row any more
 
 Holds no HTTP numbers and imports nothing.
@@ -122,6 +123,10 @@ class ConfigError(Exception):
 
 class CheckpointError(Exception):
     """A model that can't be served; the message names the file or the repo, what is wrong and the next step."""
+
+
+class CommandError(Exception):
+    """A command that can't go on; the message names the file or the server, what is wrong and the next step."""
 
 
 class DeviceLost(BaseException):

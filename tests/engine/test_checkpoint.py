@@ -238,6 +238,15 @@ def test_a_reranker_saved_with_a_chain(copy: Copy) -> None:
     assert read(folder).task == "rerank"
 
 
+def test_a_declared_pooling_makes_an_embedder_whatever_the_head(copy: Copy) -> None:
+    folder = copy("bert")
+    change(folder / "config.json", architectures=["BertForSequenceClassification"])
+    assert read(folder).task == "embed"
+    (folder / "modules.json").unlink()
+    with pytest.raises(CheckpointError, match="labels"):
+        read(folder)
+
+
 def test_the_task_may_be_given(copy: Copy) -> None:
     assert read(copy("bert-reranker"), task="embed").pooling == ("mean",)
     with pytest.raises(CheckpointError, match="BertModel has no head to rerank with"):

@@ -109,7 +109,7 @@ def read(
     found = chain(folder)
     root = found.root if found else folder
     config = read_config(root)
-    task = task or _task(config)
+    task = task or ("embed" if found and found.pooling else _task(config))  # a declared pooling is proof enough
     if task == "rerank":
         _check_head(root, config)
     else:

@@ -118,6 +118,7 @@ class LocalEngine:
         self._memory: Memory | None = None
         self._loading: list[Future[None]] = []
         self.on_death: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
 
     # life
 
@@ -155,6 +156,8 @@ class LocalEngine:
         self._batcher.open(model.name, backend, limits)
         model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
+        if all(one.state == "ready" for one in self._models.values()):
+            self.on_ready()
 
     def _died(self, error: BaseException) -> None:
         self._death = f"the device thread died: {error!r}"
