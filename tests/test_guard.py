@@ -731,6 +731,43 @@ def test_a_client_that_leaves_in_the_middle_of_its_answer_left() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [(b"application/x-ndjson", {"dialect": "/v1/embeddings", "message": "went wrong"}), (b"text/plain", None)],
+)
+def test_a_stream_of_lines_ends_with_the_error_and_any_other_is_broken_off(kind: bytes, last: object) -> None:
+    async def scene() -> None:
+        ledger = Ledger()
+
+        async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+            await send({"type": "http.response.body", "body": b"null\n", "more_body": True})
+            raise errors.BackendFailed("went wrong")
+
+        client = await Client(guarded(streaming, ledger)).ask()
+        lines = [json.loads(line) for line in client.answer.splitlines()]
+        assert lines == [None, *([last] if last else [])]
+        assert client.sent[-1].get("more_body", False) is (last is None)
+        assert (client.status, ledger.statuses) == (200, [500])
+
+    run(scene)
+
+
+def test_a_stream_that_takes_too_long_says_so_in_its_last_line() -> None:
+    async def scene() -> None:
+        async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+            headers = [(b"content-type", b"application/x-ndjson")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await asyncio.Event().wait()
+
+        ledger = Ledger()
+        client = await Client(guarded(streaming, ledger, request_timeout_s=0.02)).ask()
+        assert "0.02 s" in client.message
+        assert ledger.statuses == [504]
+
+    run(scene)
+
+
 def test_an_app_that_will_not_be_cancelled_still_ends_in_order() -> None:
     async def scene() -> None:
         async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:

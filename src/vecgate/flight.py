@@ -28,7 +28,8 @@ class Flight:
     """One request from its head to its last byte.
 
     headers: go onto whatever answer it gets. unread: bytes of its body may be on their way. held_bytes: read so far.
-    ended: why its work was cut short. status: the answer's, once it has begun; sent: once it is complete.
+    ended: why its work was cut short. status: the answer's, once it has begun; sent: once it is complete. lines: the
+    answer is NDJSON, which can still take a line that says why it ends.
     """
 
     id: str
@@ -48,10 +49,12 @@ class Flight:
     ended: End | None = None
     status: int | None = None
     sent: bool = False
+    lines: bool = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.lines = (b"content-type", b"application/x-ndjson") in message.get("headers", ())
             message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
         await self.server_send(message)
         self.sent = message["type"] == "http.response.body" and not message.get("more_body")

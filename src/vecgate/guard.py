@@ -290,8 +290,10 @@ class Guard:
 
     async def _refuse(self, flight: Flight, error: VecgateError) -> None:
         status, headers, body = self.render(flight.path, error)
-        if flight.status is not None:  # the answer has begun; to break it off is all that is left
+        if flight.status is not None:  # the answer has begun: lines get one more, any other is broken off
             flight.status = status
+            if flight.lines and not flight.sent:
+                await flight.send({"type": "http.response.body", "body": body + b"\n"})
             return
         pairs = [
             (name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers.items()
