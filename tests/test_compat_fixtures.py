@@ -1,8 +1,9 @@
 """Every exchange under compat_fixtures, recorded from a real client, replayed against the whole app over the stub engine.
 
 compat_fixtures/<protocol>/<route>/<case>.json is {"source", "request", "response"}: request has method, path, headers and
-body (JSON) or text (as it stood); response has status, body and those headers that matter. In a response "<number>",
-"<string>" and "<anything>" stand for what differs from call to call; numbers agree to 1e-6, packed vectors too.
+body (JSON) or text (as it stood); response has status, body (a list where it is NDJSON) and those headers that matter. In a
+response "<number>", "<string>" and "<anything>" stand for what differs from call to call; numbers agree to 1e-6, packed
+vectors too.
 """
 
 import asyncio
@@ -79,8 +80,14 @@ def test_a_recorded_exchange_is_answered_as_recorded(case: Path) -> None:
     assert got.status_code == want["status"], got.text
     headers = want.get("headers", {})
     assert {name: got.headers.get(name) for name in headers} == headers
-    is_json = got.headers.get("content-type", "").startswith("application/json") and got.content
-    assert differences(want["body"], got.json() if is_json else got.text) == []
+    assert differences(want["body"], read(got)) == []
+
+
+def read(answer: httpx.Response) -> Any:
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    if kind == "application/x-ndjson":
+        return [json.loads(line) for line in answer.text.splitlines()]
+    return answer.json() if kind == "application/json" and answer.content else answer.text
 
 
 def test_every_protocol_has_recorded_answers_and_refusals() -> None:

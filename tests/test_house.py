@@ -116,7 +116,8 @@ def between_siblings(module: str, name: str) -> bool:
     if module == name or module in OVER_PROTOCOLS:
         return False
     if within(module, ("vecgate.protocols",)) and within(name, ("vecgate.protocols",)):
-        own = name.startswith(f"{module}_")  # cohere_bodies.py is a part of cohere.py
+        # native_bodies.py and native_batch.py are parts of native.py
+        own = name.startswith(f"{module.partition('_')[0]}_")
         return not own and name not in SHARED_BY_PROTOCOLS and module != "vecgate.protocols"
     wing = "vecgate.backends."
     if module.startswith(wing) and name.startswith(wing) and module.split(".")[2] != name.split(".")[2]:

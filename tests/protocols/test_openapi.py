@@ -14,7 +14,7 @@ from schemathesis.checks import CHECKS
 from tests.protocols import stub
 from vecgate import __version__
 from vecgate.errors import InvalidRequest, NotReady, VecgateError
-from vecgate.protocols import Answer, Ask, Route, Site, native, openapi, ops, plain, routes
+from vecgate.protocols import Answer, Ask, Route, Site, native_bodies, openapi, ops, plain, routes
 
 DOCUMENT = openapi.document(routes(), __version__)
 OPERATIONS = [
@@ -119,8 +119,8 @@ def test_every_body_has_an_example_that_the_app_answers() -> None:
 
 def test_counts_and_names_show_their_bounds() -> None:
     fields = DOCUMENT["components"]["schemas"]["RerankBody"]["properties"]
-    assert fields["top_k"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": native.MOST}
-    assert fields["method"]["anyOf"][0]["enum"] == list(native.METHODS)
+    assert fields["top_k"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": native_bodies.MOST}
+    assert fields["method"]["anyOf"][0]["enum"] == list(native_bodies.METHODS)
     assert fields["passages"]["minItems"] == 1
 
 
@@ -191,6 +191,15 @@ def test_a_hidden_route_leaves_no_trace() -> None:
 def test_a_route_without_json_is_text() -> None:
     content = DOCUMENT["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert content == {"text/plain": {"schema": {"type": "string"}}}
+
+
+def test_a_route_that_streams_documents_its_lines() -> None:
+    content = DOCUMENT["paths"]["/api/v1/rerank/batch"]["post"]["responses"]["200"]["content"]
+    assert list(content) == ["application/json", "application/x-ndjson"]
+    assert content["application/x-ndjson"]["schema"]["anyOf"] == [
+        {"$ref": "#/components/schemas/BatchResult"},
+        {"$ref": "#/components/schemas/FailedQuery"},
+    ]
 
 
 def test_the_shape_of_errors_is_the_union_of_what_is_rendered() -> None:

@@ -6,7 +6,8 @@ Before a body is read the path's first route decides. Knows core.Engine, never t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -40,6 +41,9 @@ TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
 Render = Callable[[VecgateError], tuple[int, dict[str, str], bytes]]
 """One dialect: an error -> status, headers beside content-type, JSON body."""
 
+NDJSON = "application/x-ndjson"
+"""The type of a body that is streamed: one JSON object a line."""
+
 TRUNCATED_SHOWN = 32
 """Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
 
@@ -66,7 +70,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's.
+    """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's, `accept` the header.
 
     trusted: see core.Record; a public route must not tell others more than they need.
     """
@@ -77,13 +81,26 @@ class Ask:
     body: Any
     parameters: Mapping[str, str]
     trusted: bool = True
+    accept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole lines of a streamed body, sent as they come; `applied`, what was done for them, goes to the log line."""
+
+    body: bytes
+    applied: Applied | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a route answers; `applied` becomes the headers and the log line, `encode_s` (spent on the body) too."""
+    """What a route answers; `applied` becomes the headers and the log line, `encode_s` (spent on the body) too.
 
-    body: bytes
+    A body of Parts is NDJSON. It is closed whatever ends the answer, the client's leaving too, and should then stop its
+    work. What it raises before its first Part is an error like any other; later, it becomes the last line.
+    """
+
+    body: bytes | AsyncGenerator[Part, None]
     applied: Applied | None = None
     status: int = 200
     media_type: str = "application/json"
@@ -96,7 +113,7 @@ class Route:
     """One operation of one protocol.
 
     key: the body key that marks this route where a path is shared. answer: the Struct of a 200, None where it is no
-    JSON; media_type: that 200's type; otherwise: bodies by status that are not the dialect's error; example: a body that
+    JSON; media_type: that 200's type; lines: the Structs of a line where the 200 may be NDJSON too; otherwise: bodies by status that are not the dialect's error; example: a body that
     works as it stands; documented: whether the OpenAPI document shows it. render: the dialect of its errors.
     """
 
@@ -109,6 +126,7 @@ class Route:
     key: str | None = None
     answer: Any = None
     media_type: str = "application/json"
+    lines: tuple[type[msgspec.Struct], ...] = ()
     otherwise: Mapping[int, Any] = field(default_factory=dict)
     example: Mapping[str, Any] | None = None
     documented: bool = True
@@ -178,12 +196,16 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> 
                 raw = await _read(receive)
                 route = _choose(options, raw)
                 body = _decode(decoders[route.key], raw)
-            ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted)
+            ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted, _accept(scope))
             answer = await route.handle(ask)
+            if isinstance(answer.body, bytes):
+                await _send(send, answer, answer.body, record, with_body=asked != "HEAD")
+            else:
+                await _stream(send, answer, answer.body, record, route.render)
         except VecgateError as error:
             status, headers, rendered = route.render(error)
             answer = Answer(rendered, status=status, headers=headers)
-        await _send(send, answer, record, with_body=asked != "HEAD")
+            await _send(send, answer, rendered, record, with_body=asked != "HEAD")
 
     return endpoint
 
@@ -236,6 +258,10 @@ def _parameters(scope: Scope) -> dict[str, str]:
     return {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
 
 
+def _accept(scope: Scope) -> str:
+    return ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"accept")
+
+
 def headers_of(applied: Applied) -> dict[str, str]:
     """Applied as response headers; the list of cut inputs is bounded by TRUNCATED_SHOWN."""
     headers = {
@@ -281,20 +307,48 @@ def _header(value: str) -> str:
     return value.encode("ascii", "backslashreplace").decode()
 
 
-async def _send(send: Send, answer: Answer, record: Record, *, with_body: bool) -> None:
-    headers = {"content-type": answer.media_type, "content-length": str(len(answer.body)), **answer.headers}
+async def _send(send: Send, answer: Answer, body: bytes, record: Record, *, with_body: bool) -> None:
+    headers = {"content-type": answer.media_type, "content-length": str(len(body)), **answer.headers}
     if answer.applied is not None:
-        applied = answer.applied
-        headers |= headers_of(applied)
-        record.model = applied.model
-        record.inputs = len(applied.tokens)
-        record.tokens = sum(applied.tokens) + applied.query_tokens
-        record.truncated = sum(before > kept for before, kept in zip(applied.original, applied.tokens))
-        record.queue_s, record.tokenize_s = applied.queue_s, applied.tokenize_s
-        record.forward_s, record.encode_s = applied.forward_s, answer.encode_s
+        headers |= headers_of(answer.applied)
+        _note(record, answer.applied)
+        record.encode_s = answer.encode_s
+    await _start(send, answer.status, headers)
+    await send({"type": "http.response.body", "body": body if with_body else b"", "more_body": False})
+
+
+async def _stream(
+    send: Send, answer: Answer, parts: AsyncGenerator[Part, None], record: Record, render: Render
+) -> None:
+    """Send the body part by part, beginning when there is a first one."""
+    async with aclosing(parts):
+        part = await anext(parts, None)
+        await _start(send, answer.status, {"content-type": answer.media_type, **answer.headers})
+        while part is not None:
+            if part.applied is not None:
+                _note(record, part.applied)
+            await send({"type": "http.response.body", "body": part.body, "more_body": True})
+            try:
+                part = await anext(parts, None)
+            except VecgateError as error:
+                part = Part(render(error)[2] + b"\n")
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-    await send({"type": "http.response.body", "body": answer.body if with_body else b"", "more_body": False})
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+def _note(record: Record, applied: Applied) -> None:
+    """Add what was done; parts of one answer wait and are computed side by side, so the longest time counts."""
+    record.model = record.model or applied.model
+    record.inputs += len(applied.tokens)
+    record.tokens += sum(applied.tokens) + applied.query_tokens
+    record.truncated += sum(before > kept for before, kept in zip(applied.original, applied.tokens))
+    record.queue_s = max(record.queue_s, applied.queue_s)
+    record.tokenize_s += applied.tokenize_s
+    record.forward_s = max(record.forward_s, applied.forward_s)
 
 
 def timer() -> Callable[[], float]:

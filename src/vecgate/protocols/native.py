@@ -1,4 +1,4 @@
-"""The native routes: /api/v1/embed, /api/v1/rerank and their short forms /embed and /rerank.
+"""The native routes: /api/v1/embed, /api/v1/rerank, their short forms /embed and /rerank, and /api/v1/rerank/batch.
 
 Knows core.Engine and the site's limits; how a row is computed is none of its business.
 """
@@ -6,128 +6,40 @@ Knows core.Engine and the site's limits; how a row is computed is none of its bu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_args
+from functools import partial
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 
 from vecgate.core import Applied, Embeddings, Method, ModelCard, Ranking
 from vecgate.errors import InvalidRequest
-from vecgate.protocols import Answer, Ask, Route, timer, vectors
+from vecgate.protocols import NDJSON, Answer, Ask, Route, native_batch, timer, vectors
+from vecgate.protocols.native_bodies import (
+    METHODS,
+    MOST,
+    BatchResult,
+    EmbedAnswer,
+    EmbedBody,
+    EmbedUsage,
+    FailedQuery,
+    RerankAnswer,
+    RerankBatchAnswer,
+    RerankBatchBody,
+    RerankBody,
+    RerankChoices,
+    RerankUsage,
+    Result,
+    ShortEmbedAnswer,
+    ShortRerankAnswer,
+)
 from vecgate.protocols.plain import render
-
-MOST = 2**31 - 1
-"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
-
-# The bounds below only document: `_count` and `_some` refuse with sentences that name the value.
-Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
-Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
-MethodName = Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Method))})]
-Rows = Annotated[
-    msgspec.Raw,
-    Meta(extra_json_schema={"type": "array", "items": {"type": "array", "items": {"type": "number"}}}),
-]
-
-
-class EmbedBody(msgspec.Struct, kw_only=True):
-    """texts: one or many, at most MAX_TEXTS_PER_REQUEST. batch_size: most of them in one pass over the model (null:
-    BATCH_SIZE). normalize: false leaves the rows as long as the model makes them. model: null is the default one."""
-
-    texts: str | Texts
-    batch_size: Count | None = None
-    normalize: bool | None = True
-    model: str | None = None
-
-
-class RerankBody(msgspec.Struct, kw_only=True):
-    """passages: at most MAX_PASSAGES_PER_RERANK. top_k: how many results (null: all). use_cross_encoder: false asks for
-    the cosine, true for the reranker. method: says it by name and wins. return_text: false leaves the texts out."""
-
-    query: str
-    passages: Texts
-    top_k: Count | None = None
-    use_cross_encoder: bool | None = None
-    method: MethodName | None = None
-    return_text: bool | None = True
-    model: str | None = None
-
-
-class EmbedUsage(msgspec.Struct, kw_only=True):
-    """total_tokens: computed, special tokens and prompt included, after the cut. batch_size, normalize: as applied."""
-
-    total_texts: int
-    total_tokens: int
-    processing_time_ms: float
-    backend: str
-    batch_size: int
-    normalize: bool
-
-
-class EmbedAnswer(msgspec.Struct, kw_only=True):
-    """vectors: one row of `dim` float32 numbers a text, in order. processing_time: seconds."""
-
-    vectors: Rows
-    dim: int
-    processing_time: float
-    device: str
-    model_info: str
-    usage: EmbedUsage
-
-
-class ShortEmbedAnswer(msgspec.Struct, kw_only=True):
-    """vectors: one row of `dim` float32 numbers a text, in order. backend: its name, a colon, the model's name."""
-
-    vectors: Rows
-    dim: int
-    backend: str
-    device: str
-
-
-class Result(msgspec.Struct, kw_only=True):
-    """score: the cosine where method is similarity, else 0 to 1. index: the passage's place in the request."""
-
-    text: str | UnsetType = UNSET
-    score: float
-    index: int
-
-
-class RerankUsage(msgspec.Struct, kw_only=True):
-    """top_k: as applied. query_length: in characters."""
-
-    total_passages: int
-    returned_passages: int
-    total_tokens: int
-    processing_time_ms: float
-    backend: str
-    top_k: int
-    query_length: int
-
-
-class RerankAnswer(msgspec.Struct, kw_only=True):
-    """results: best first. method: how they were scored. processing_time: seconds."""
-
-    results: list[Result]
-    query: str
-    backend: str
-    device: str
-    method: MethodName
-    processing_time: float
-    usage: RerankUsage
-
-
-class ShortRerankAnswer(msgspec.Struct, kw_only=True):
-    """results: best first. backend: its name, a colon, the model's name. method: how they were scored."""
-
-    results: list[Result]
-    backend: str
-    device: str
-    method: MethodName
 
 
 async def embed(ask: Ask) -> Answer:
     elapsed_s = timer()
     found = await _embed(ask)
-    applied, card = found.applied, _card(ask, found.applied)
+    applied, card = found.applied, _card(ask.engine.status().models, found.applied)
     encoding_s = timer()
     rows = await _rows(found)
     time_s = elapsed_s()
@@ -151,7 +63,7 @@ async def embed(ask: Ask) -> Answer:
 
 async def embed_short(ask: Ask) -> Answer:
     found = await _embed(ask)
-    card = _card(ask, found.applied)
+    card = _card(ask.engine.status().models, found.applied)
     encoding_s = timer()
     answer = ShortEmbedAnswer(
         vectors=await _rows(found),
@@ -163,34 +75,14 @@ async def embed_short(ask: Ask) -> Answer:
 
 
 async def rerank(ask: Ask) -> Answer:
-    elapsed_s = timer()
-    body: RerankBody = ask.body
-    ranking = await _rerank(ask)
-    card = _card(ask, ranking.applied)
-    time_s = elapsed_s()
-    answer = RerankAnswer(
-        results=_results(body, ranking),
-        query=body.query,
-        backend=card.backend or "unknown",
-        device=card.device or "unknown",
-        method=ranking.method,
-        processing_time=round(time_s, 6),
-        usage=RerankUsage(
-            total_passages=len(body.passages),
-            returned_passages=len(ranking.order),
-            total_tokens=sum(ranking.applied.tokens) + ranking.applied.query_tokens,
-            processing_time_ms=round(time_s * 1e3, 3),
-            backend=card.backend or "unknown",
-            top_k=body.top_k or len(body.passages),
-            query_length=len(body.query),
-        ),
-    )
-    return Answer(msgspec.json.encode(answer), ranking.applied)
+    answer, applied = await _answer(ask, ask.body, ask.engine.status().models)
+    return Answer(msgspec.json.encode(answer), applied)
 
 
 async def rerank_short(ask: Ask) -> Answer:
-    ranking = await _rerank(ask)
-    card = _card(ask, ranking.applied)
+    models = ask.engine.status().models
+    ranking = await _rerank(ask, ask.body, models)
+    card = _card(models, ranking.applied)
     answer = ShortRerankAnswer(
         results=_results(ask.body, ranking),
         backend=_with_model(card),
@@ -198,6 +90,19 @@ async def rerank_short(ask: Ask) -> Answer:
         method=ranking.method,
     )
     return Answer(msgspec.json.encode(answer), ranking.applied)
+
+
+async def rerank_batch(ask: Ask) -> Answer:
+    """One JSON answer, which one failing query fails; or for who accepts NDJSON a line a query, as each is ready."""
+    elapsed_s = timer()
+    _check_choices(ask.body)
+    queries, models = native_batch.queries(ask), ask.engine.status().models
+    outcomes = native_batch.outcomes(queries, partial(_check, ask), partial(_answer, ask, models=models))
+    if native_batch.takes_lines(ask.accept):
+        body = native_batch.lines(outcomes)
+        return Answer(body, media_type=NDJSON, headers={"x-accel-buffering": "no"})  # nginx would hold the lines back
+    answer, applied = await native_batch.whole(outcomes, elapsed_s)
+    return Answer(msgspec.json.encode(answer), applied)
 
 
 async def _embed(ask: Ask) -> Embeddings:
@@ -218,19 +123,54 @@ async def _rows(found: Embeddings) -> msgspec.Raw:
     return msgspec.Raw(await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float")))
 
 
-async def _rerank(ask: Ask) -> Ranking:
-    body: RerankBody = ask.body
-    _some("passages", body.passages, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
-    _count("top_k", body.top_k)
+async def _answer(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> tuple[RerankAnswer, Applied]:
+    elapsed_s = timer()
+    ranking = await _rerank(ask, body, models)
+    card = _card(models, ranking.applied)
+    time_s = elapsed_s()
+    answer = RerankAnswer(
+        results=_results(body, ranking),
+        query=body.query,
+        backend=card.backend or "unknown",
+        device=card.device or "unknown",
+        method=ranking.method,
+        processing_time=round(time_s, 6),
+        usage=RerankUsage(
+            total_passages=len(body.passages),
+            returned_passages=len(ranking.order),
+            total_tokens=sum(ranking.applied.tokens) + ranking.applied.query_tokens,
+            processing_time_ms=round(time_s * 1e3, 3),
+            backend=card.backend or "unknown",
+            top_k=body.top_k or len(body.passages),
+            query_length=len(body.query),
+        ),
+    )
+    return answer, ranking.applied
+
+
+async def _rerank(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> Ranking:
+    _check(ask, body)
     return await ask.engine.rerank(
         ask.call,
         body.model,
         body.query,
         body.passages,
-        method=_method(body, ask.engine.status().models),
+        method=_method(body, models),
         top_n=body.top_k,
         cut=ask.site.cut,
     )
+
+
+def _check(ask: Ask, body: RerankBody) -> None:
+    """Raises what can be said of a query without the engine."""
+    _some("passages", body.passages, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
+    _check_choices(body)
+
+
+def _check_choices(body: RerankChoices) -> None:
+    _count("top_k", body.top_k)
+    if body.method is not None:
+        _named(body.method)
 
 
 def _method(body: RerankBody, models: Sequence[ModelCard]) -> Method:
@@ -259,8 +199,8 @@ def _results(body: RerankBody, ranking: Ranking) -> list[Result]:
     return [Result(text=text(index), score=score, index=index) for index, score in zip(ranking.order, scores)]
 
 
-def _card(ask: Ask, applied: Applied) -> ModelCard:
-    return next(card for card in ask.engine.status().models if card.name == applied.model)
+def _card(models: Sequence[ModelCard], applied: Applied) -> ModelCard:
+    return next(card for card in models if card.name == applied.model)
 
 
 def _with_model(card: ModelCard) -> str:
@@ -291,7 +231,6 @@ def _count(name: str, value: int | None) -> None:
         raise InvalidRequest(f"{name} is {shown}; it must be from 1 to {MOST}.", name)
 
 
-METHODS: tuple[Method, ...] = get_args(Method)
 EMBED_EXAMPLE = {"texts": ["Hello world", "This is a test"], "batch_size": 32, "normalize": True}
 RERANK_EXAMPLE = {
     "query": "machine learning technology",
@@ -301,6 +240,12 @@ RERANK_EXAMPLE = {
         "Deep learning neural networks enable pattern recognition",
     ],
     "top_k": 3,
+}
+BATCH_EXAMPLE = {
+    "queries": [
+        RERANK_EXAMPLE,
+        {"query": "a pet for a family", "passages": ["Dogs are friendly pets", "Stocks fell"], "top_k": 1},
+    ]
 }
 ROUTES = (
     Route(
@@ -324,6 +269,18 @@ ROUTES = (
         key="passages",
         answer=RerankAnswer,
         example=RERANK_EXAMPLE,
+    ),
+    Route(
+        method="POST",
+        paths=("/api/v1/rerank/batch",),
+        handle=rerank_batch,
+        render=render,
+        summary="Order passages for many queries at once; as a stream of lines, each sent once its query is ready.",
+        body=RerankBatchBody,
+        key="queries",
+        answer=RerankBatchAnswer,
+        lines=(BatchResult, FailedQuery),
+        example=BATCH_EXAMPLE,
     ),
     Route(
         method="POST",

@@ -32,7 +32,7 @@ from vecgate.errors import (
     VecgateError,
     WrongTask,
 )
-from vecgate.protocols import Route
+from vecgate.protocols import NDJSON, Route
 
 Json = dict[str, Any]
 
@@ -101,7 +101,9 @@ KINDS: dict[type, str] = {
 def document(routes: Iterable[Route], version: str) -> Json:
     """The whole document as plain data; several routes on one path and method become one operation with oneOf."""
     shown = [route for route in routes if route.documented]
-    types = [kind for route in shown for kind in (route.body, route.answer, *route.otherwise.values()) if kind]
+    types = [
+        kind for route in shown for kind in (route.body, route.answer, *route.lines, *route.otherwise.values()) if kind
+    ]
     references, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     known = dict(zip(types, references, strict=True))
     responses: Json = {}
@@ -171,10 +173,11 @@ def _success(group: list[Route], known: Mapping[Any, Json]) -> Json:
     for route in group:
         schema = {"type": "string"} if route.answer is None else known[route.answer]
         content.setdefault(route.media_type, []).append(schema)
-    return {
-        "description": "Done.",
-        "content": {kind: {"schema": _one_of(schemas)} for kind, schemas in content.items()},
-    }
+    shown: Json = {kind: {"schema": _one_of(schemas)} for kind, schemas in content.items()}
+    if lines := [known[kind] for route in group for kind in route.lines]:
+        told = "A line is one of these; lines come in the order they are ready. Asked for by the Accept header."
+        shown[NDJSON] = {"schema": {"description": told, "anyOf": lines}}
+    return {"description": "Done.", "content": shown}
 
 
 def _others(group: list[Route], known: Mapping[Any, Json], errors: Json) -> Json:
