@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 
 from vecgate.backends import fake
-from vecgate.core import BatchReport, Checkpoint, Tokens
-from vecgate.engine.batcher import Batcher, Limits
-from vecgate.errors import BackendFailed
+from vecgate.core import Batch, BatchReport, Checkpoint, Memory, Tokens
+from vecgate.engine.batcher import Batcher, Limits, Ticket
+from vecgate.errors import BackendFailed, NotReady, OutOfMemory
 
 CHECKPOINT = Checkpoint(
     name="m",
@@ -223,11 +224,11 @@ def test_the_death_of_the_thread_fails_what_waits_and_is_told(bench: Bench) -> N
         )
 
     answers = asyncio.run(calls())
-    assert all(isinstance(answer, BackendFailed) for answer in answers)
+    assert all(isinstance(answer, NotReady) for answer in answers)
     assert told.wait(10)
     bench.batcher._thread.join(10)
     assert not bench.batcher.alive
-    with pytest.raises(BackendFailed):
+    with pytest.raises(NotReady):
         asyncio.run(bench.batcher.submit("m", [row(1)]))
 
 
@@ -246,7 +247,7 @@ def test_close_fails_what_waits(bench: Bench) -> None:
         await first
         return (await asyncio.gather(second, return_exceptions=True))[0]
 
-    assert isinstance(asyncio.run(calls()), BackendFailed)
+    assert isinstance(asyncio.run(calls()), NotReady)
 
 
 def test_status_shows_a_busy_device(bench: Bench) -> None:
@@ -264,3 +265,131 @@ def test_status_shows_a_busy_device(bench: Bench) -> None:
     assert alive
     assert busy_s is not None
     assert bench.batcher.queue().tokens_per_s is not None
+
+
+def test_the_queue_is_counted_exactly_through_every_coming_and_going(bench: Bench) -> None:
+    lane = bench.batcher._lanes["m"]
+
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        tasks = [asyncio.create_task(bench.batcher.submit("m", [row(*range(1, n + 2))] * 20)) for n in range(100)]
+        await asyncio.sleep(0)
+        assert bench.batcher.queue().items == 2000
+        assert bench.batcher.queue().tokens == 20 * sum(n + 1 for n in range(100))
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks[::2], return_exceptions=True)
+        assert bench.batcher.queue().items == 1000
+        bench.release()
+        await asyncio.gather(first, *tasks[1::2])
+
+    asyncio.run(calls())
+    assert (lane.rows, lane.tokens, lane.calls) == (0, 0, {})
+    assert bench.script.rows == 1001
+
+
+def test_a_call_with_a_batch_size_does_not_hide_the_others(bench: Bench) -> None:
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        long = asyncio.create_task(bench.batcher.submit("m", [row(2)] * 1500, batch_size=1))
+        await asyncio.sleep(0)
+        other = asyncio.create_task(bench.batcher.submit("m", [row(3)]))
+        await asyncio.sleep(0)
+        bench.release()
+        await other
+        assert not long.done()
+        await asyncio.gather(first, long)
+
+    asyncio.run(calls())
+    assert [len(batch.rows) for batch in bench.script.batches[:2]] == [1, 2]
+
+
+def test_the_row_by_row_run_asks_before_each_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = bench.backend.forward
+    sizes: list[int] = []
+    tickets: list[Ticket] = []
+
+    def failing(batch: Batch) -> np.ndarray:
+        sizes.append(len(batch.rows))
+        if len(batch.rows) > 1:
+            raise RuntimeError("the batch")
+        for ticket in tickets:
+            ticket.gone = True  # its client leaves during the first of its rows
+        return forward(batch)
+
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(1)]))
+        await bench.entered()
+        leaving = asyncio.create_task(bench.batcher.submit("m", [row(2), row(3), row(4)]))
+        await asyncio.sleep(0)
+        tickets.extend(bench.batcher._lanes["m"].calls)
+        monkeypatch.setattr(bench.backend, "forward", failing)
+        bench.release()
+        await first
+        await asyncio.wrap_future(bench.batcher.run(lambda: None))
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+
+    asyncio.run(calls())
+    assert sizes == [3, 1]
+    assert bench.reports[-1].dropped_rows == 2
+
+
+def test_out_of_memory_gives_cached_memory_back_before_the_rows_are_tried_alone(bench: Bench) -> None:
+    bench.script.once.append(OutOfMemory("no room"))
+    ticket = asyncio.run(bench.batcher.submit("m", [row(1), row(2)]))
+    assert ticket.left == 0
+    assert bench.script.trims == 1
+
+
+def test_a_failed_batch_is_not_kept_alive_while_its_rows_run_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tensor:
+        pass
+
+    forward = bench.backend.forward
+    refs: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def failing(batch: Batch) -> np.ndarray:
+        if refs:
+            alive.append(refs[0]() is not None)
+            return forward(batch)
+        activations = Tensor()
+        refs.append(weakref.ref(activations))
+        raise OutOfMemory("no room") from RuntimeError("the library's own")
+
+    monkeypatch.setattr(bench.backend, "forward", failing)
+    asyncio.run(bench.batcher.submit("m", [row(1), row(2)]))
+    assert alive == [False, False]
+
+
+def test_a_backend_that_gives_too_few_rows_fails_its_calls_and_lives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.backend, "forward", lambda batch: np.zeros((0, 8), np.float32))
+    with pytest.raises(BackendFailed, match="0 rows for 1"):
+        asyncio.run(bench.batcher.submit("m", [row(1)]))
+    monkeypatch.undo()
+    assert asyncio.run(bench.batcher.submit("m", [row(1)])).left == 0
+
+
+def test_an_embedding_without_a_direction_is_counted(bench: Bench) -> None:
+    bench.script.zero_ids = frozenset({13})
+    with pytest.raises(BackendFailed):
+        asyncio.run(bench.batcher.submit("m", [row(13)]))
+    assert sum(report.nonfinite_rows for report in bench.reports) == 1
+
+
+def test_device_memory_is_read_between_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.backend, "memory", lambda: Memory(95, 4, 100))
+    asyncio.run(bench.batcher.submit("m", [row(1)]))
+    bench.batcher.run(lambda: None).result(10)
+    assert bench.batcher.memory == Memory(95, 4, 100)
+    assert bench.script.trims == 1

@@ -22,7 +22,7 @@ pads = st.sampled_from([None, PADS])
 
 def queue(lengths: list[int], owners: list[int], batch_size: int | None = None) -> list[Item]:
     async def build() -> list[Item]:
-        tickets = {owner: Ticket(owners.count(owner), batch_size) for owner in set(owners)}
+        tickets = {owner: Ticket([], batch_size) for owner in set(owners)}
         return [
             Item(Tokens(np.zeros(length, np.int32)), tickets[owner], index)
             for index, (length, owner) in enumerate(zip(lengths, owners, strict=True))

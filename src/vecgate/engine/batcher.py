@@ -9,26 +9,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import traceback
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from time import monotonic
 from typing import TypeVar
 
 import numpy as np
 
-from vecgate.core import Backend, Batch, BatchReport, Queue, Tokens, Vectors
-from vecgate.errors import BackendFailed, VecgateError
+from vecgate.core import Backend, Batch, BatchReport, Memory, Queue, Tokens, Vectors
+from vecgate.errors import BackendFailed, NotReady, OutOfMemory, VecgateError
 
 log = logging.getLogger("vecgate.batcher")
 T = TypeVar("T")
 
 WINDOW_ROWS = 1024
 """Waiting rows that `take` looks at: enough to sort by length, few enough to stay far below a forward's time."""
+WINDOW_BATCHES = 4
+"""A call with a batch size shows at most this many of its batches in the window, so that others are seen too."""
 HUNG_AFTER_S = 120.0
 """A forward this long that is also 20 times longer than any before it counts as hung."""
+MEMORY_EVERY_S = 1.0
+"""How often the device's memory is read, between two batches."""
+TRIM_OVER = 0.9
+"""Cached device memory is given back once it and what is in use exceed this share of the bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +59,18 @@ def padded(length: int, pad_lengths: Sequence[int]) -> int:
 
 
 class Ticket:
-    """One call's rows on their way: made on the loop, filled in by the device thread, awaited by the call."""
+    """One call's rows on their way: made on the loop, filled in by the device thread, awaited by the call.
 
-    def __init__(self, count: int, batch_size: int | None = None) -> None:
+    waiting: rows not yet taken. gone: nobody waits for it any more.
+    """
+
+    def __init__(self, rows: Sequence[Tokens], batch_size: int | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.batch_size = batch_size
         self.vectors: Vectors | None = None
-        self.left = count
-        self.count = count
+        self.count = self.left = len(rows)
+        self.waiting = deque(Item(tokens, self, index) for index, tokens in enumerate(rows))
         self.gone = False
         self.queued_s = monotonic()
         self.started_s: float | None = None
@@ -115,12 +126,53 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
 
 @dataclass(slots=True)
 class Lane:
-    """One model's queue."""
+    """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all."""
 
     model: str
     backend: Backend
     limits: Limits
-    waiting: deque[Item] = field(default_factory=deque)
+    calls: dict[Ticket, None] = field(default_factory=dict)
+    rows: int = 0
+    tokens: int = 0
+
+    def add(self, ticket: Ticket) -> None:
+        self.calls[ticket] = None
+        self._count(ticket.waiting, 1)
+
+    def drop(self, ticket: Ticket) -> int:
+        """Forget a call's waiting rows; how many they were."""
+        if ticket not in self.calls:
+            return 0
+        del self.calls[ticket]
+        dropped = len(ticket.waiting)
+        self._count(ticket.waiting, -1)
+        ticket.waiting.clear()
+        return dropped
+
+    def next(self) -> list[Item]:
+        """The next batch, taken out of the queue."""
+        window: list[Item] = []
+        for ticket in self.calls:
+            most = WINDOW_ROWS - len(window)
+            if ticket.batch_size is not None:
+                most = min(most, WINDOW_BATCHES * ticket.batch_size)
+            window.extend(islice(ticket.waiting, most))
+            if len(window) == WINDOW_ROWS:
+                break
+        items = [window[i] for i in take(window, self.limits)]
+        self._count(items, -1)
+        taken = set(items)
+        for ticket, seen in Counter(item.ticket for item in window).items():
+            shown = [ticket.waiting.popleft() for _ in range(seen)]
+            ticket.waiting.extendleft(item for item in reversed(shown) if item not in taken)
+            if not ticket.waiting:
+                del self.calls[ticket]
+        return items
+
+    def _count(self, items: Iterable[Item], sign: int) -> None:
+        for item in items:
+            self.rows += sign
+            self.tokens += sign * len(item)
 
 
 class Batcher:
@@ -136,6 +188,8 @@ class Batcher:
         self._longest_s = 0.0
         self._tokens_per_s: float | None = None
         self._running: list[Item] = []
+        self.memory: Memory | None = None
+        self._memory_read_s = 0.0
         self.on_death: Callable[[BaseException], None] = lambda error: None
         self._thread = threading.Thread(target=self._live, name="vecgate-device", daemon=True)
 
@@ -173,40 +227,35 @@ class Batcher:
     async def submit(self, model: str, rows: Sequence[Tokens], batch_size: int | None = None) -> Ticket:
         """Wait for every row; `ticket.vectors` is (N, D) in the order of `rows`. Cancelling drops what still waits.
 
-        Raises BackendFailed when a row of this call failed.
+        Raises BackendFailed when a row of this call failed, NotReady when the device thread has ended.
         """
-        ticket = Ticket(len(rows), batch_size)
+        ticket = Ticket(rows, batch_size)
         if not rows:
             return ticket
-        items = [Item(tokens, ticket, index) for index, tokens in enumerate(rows)]
         with self._wake:
             if self._closed:
-                raise BackendFailed("The engine is shutting down.")
-            self._lanes[model].waiting.extend(items)
+                raise _ended()
+            self._lanes[model].add(ticket)
             self._wake.notify()
         try:
             await ticket.done
         finally:
-            self._drop(model, ticket)
+            self._leave(model, ticket)
         return ticket
 
-    def _drop(self, model: str, ticket: Ticket) -> None:
-        """Take a call's waiting rows out of the queue once nobody waits for them."""
+    def _leave(self, model: str, ticket: Ticket) -> None:
+        """Nobody waits for the call any more: what it has waiting is forgotten at once."""
         ticket.gone = True
         if ticket.left == 0:
             return
         with self._wake:
-            lane = self._lanes[model]
-            kept = deque(item for item in lane.waiting if item.ticket is not ticket)
-            dropped = len(lane.waiting) - len(kept)
-            lane.waiting = kept
+            dropped = self._lanes[model].drop(ticket)
         if dropped:
             self._on_batch(BatchReport(model, 0, 0, 0, 0.0, (), dropped_rows=dropped))
 
     def queue(self) -> Queue:
-        with self._wake:
-            rows = [len(item) for lane in self._lanes.values() for item in lane.waiting]
-        return Queue(len(rows), sum(rows), self._tokens_per_s)
+        lanes = tuple(self._lanes.values())
+        return Queue(sum(lane.rows for lane in lanes), sum(lane.tokens for lane in lanes), self._tokens_per_s)
 
     @property
     def busy_s(self) -> float | None:
@@ -220,52 +269,38 @@ class Batcher:
 
     def _live(self) -> None:
         """The device thread; whatever ends it is told to every waiting call and to `on_death`."""
-        error: BaseException = BackendFailed("The engine is shutting down.")
         try:
             while self._step():
                 pass
-        except BaseException as death:
-            log.critical("The device thread died: %r", death, exc_info=True)
-            error = BackendFailed("The device thread died.")
+        except BaseException as death:  # noqa: BLE001 - logged, told to every call, and the process ends
+            log.critical("The device thread died: %s", type(death).__name__, extra=_where(death))
             self.on_death(death)
         finally:
             with self._wake:
                 self._closed = True
-                waiting = [item for lane in self._lanes.values() for item in lane.waiting]
+                waiting = [ticket for lane in self._lanes.values() for ticket in lane.calls]
                 for lane in self._lanes.values():
-                    lane.waiting.clear()
-            self._answer(self._running + waiting, error)
+                    for ticket in waiting:
+                        lane.drop(ticket)
+            self._answer([*(item.ticket for item in self._running), *waiting], _ended())
 
     def _step(self) -> bool:
         with self._wake:
-            while not (self._closed or self._jobs or any(lane.waiting for lane in self._lanes.values())):
+            while not (self._closed or self._jobs or any(lane.calls for lane in self._lanes.values())):
                 self._wake.wait()
             if self._closed and not self._jobs:
                 return False
             job = self._jobs.popleft() if self._jobs else None
-            lane, items = (None, []) if job else self._next()
+            if job is None:
+                lane = min((lane for lane in self._lanes.values() if lane.calls), key=_waiting_since)
+                items = self._running = lane.next()
         if job is not None:
             job()
-        elif lane is not None and items:
+        else:
             self._run(lane, items)
         return True
 
-    def _next(self) -> tuple[Lane, list[Item]]:
-        """The lane whose head has waited longest, and its next batch, taken out of the queue; the lock is held."""
-        lane = min(
-            (lane for lane in self._lanes.values() if lane.waiting), key=lambda lane: lane.waiting[0].ticket.queued_s
-        )
-        window = [lane.waiting.popleft() for _ in range(min(len(lane.waiting), WINDOW_ROWS))]
-        window = [item for item in window if not item.ticket.gone]
-        if not window:
-            return lane, []
-        chosen = take(window, lane.limits)
-        taken = set(chosen)
-        lane.waiting.extendleft(window[i] for i in reversed(range(len(window))) if i not in taken)
-        return lane, [window[i] for i in chosen]
-
     def _run(self, lane: Lane, items: list[Item]) -> None:
-        self._running = items
         self._busy_since = started_s = monotonic()
         try:
             outcomes = self._forward(lane, items)
@@ -273,36 +308,36 @@ class Batcher:
             self._busy_since = None
         took_s = monotonic() - started_s
         self._longest_s = max(self._longest_s, took_s)
-        self._running = []
-        self._report(lane, items, outcomes, started_s, took_s)
         for ticket in {item.ticket for item in items}:
             ticket.started_s = ticket.started_s or started_s
             ticket.forward_s += took_s
+        self._report(lane, items, outcomes, started_s, took_s)
         self._deliver(items, outcomes)
+        self._running = []
+        self._watch_memory(lane.backend)
 
-    def _forward(self, lane: Lane, items: list[Item]) -> list[Vectors | VecgateError]:
+    def _watch_memory(self, backend: Backend) -> None:
+        if monotonic() - self._memory_read_s < MEMORY_EVERY_S:
+            return
+        self.memory = memory = backend.memory()
+        self._memory_read_s = monotonic()
+        held = memory.active_bytes + memory.cache_bytes
+        if memory.cache_bytes and memory.limit_bytes and held > TRIM_OVER * memory.limit_bytes:
+            backend.trim()
+
+    def _forward(self, lane: Lane, items: list[Item]) -> list[Outcome]:
         """One row or error per item; a batch that fails is run again row by row, so that one bad row fails one call."""
-        try:
-            rows = lane.backend.forward(Batch(tuple(item.tokens for item in items)))
-        except Exception as error:  # whatever a model or its library throws must cost only the rows that cause it
-            if len(items) == 1:
-                log.error("A row of %d tokens failed.", len(items[0]), exc_info=True)
-                return [error if isinstance(error, VecgateError) else BackendFailed("The model failed on this input.")]
-            why = type(error).__name__  # its message may hold a client's text
-            log.warning("A batch of %d rows failed (%s) and is run again row by row.", len(items), why)
-            alone = [item for item in items if not item.ticket.gone]
-            answers = {item: self._forward(lane, [item])[0] for item in alone}
-            return [answers.get(item, BackendFailed("Its call had left.")) for item in items]
-        return [row if np.isfinite(row).all() else _nonfinite() for row in rows]
+        outcomes = _attempt(lane.backend, items)
+        if not isinstance(outcomes, VecgateError):
+            return outcomes
+        if len(items) == 1:
+            return [outcomes]
+        log.warning("A batch of %d rows failed and is run again row by row.", len(items))
+        if isinstance(outcomes, OutOfMemory):
+            lane.backend.trim()
+        return [None if item.ticket.gone else self._forward(lane, [item])[0] for item in items]
 
-    def _report(
-        self,
-        lane: Lane,
-        items: list[Item],
-        outcomes: list[Vectors | VecgateError],
-        started_s: float,
-        took_s: float,
-    ) -> None:
+    def _report(self, lane: Lane, items: list[Item], outcomes: list[Outcome], started_s: float, took_s: float) -> None:
         total = sum(len(item) for item in items)
         rate = total / max(took_s, 1e-6)
         self._tokens_per_s = rate if self._tokens_per_s is None else 0.8 * self._tokens_per_s + 0.2 * rate
@@ -315,45 +350,80 @@ class Batcher:
                 forward_s=took_s,
                 queue_s=tuple(started_s - item.ticket.queued_s for item in items),
                 failed_rows=sum(isinstance(outcome, VecgateError) for outcome in outcomes),
-                nonfinite_rows=sum(isinstance(outcome, _NonFinite) for outcome in outcomes),
+                nonfinite_rows=sum(isinstance(outcome, _Unusable) for outcome in outcomes),
+                dropped_rows=sum(outcome is None for outcome in outcomes),
             )
         )
 
-    def _deliver(self, items: list[Item], outcomes: list[Vectors | VecgateError]) -> None:
-        """Rows into their call's matrix; one wake-up per loop for all calls that are complete or failed."""
-        failed: dict[VecgateError, list[Item]] = {}
+    def _deliver(self, items: list[Item], outcomes: list[Outcome]) -> None:
+        """Rows into their call's matrix; one wake-up per loop for all calls that are complete."""
+        failed: dict[VecgateError, list[Ticket]] = {}
         complete = []
         for item, outcome in zip(items, outcomes, strict=True):
             ticket = item.ticket
             if isinstance(outcome, VecgateError):
-                failed.setdefault(outcome, []).append(item)
-                continue
-            if ticket.vectors is None:
-                ticket.vectors = np.empty((ticket.count, outcome.shape[0]), np.float32)
-            ticket.vectors[item.index] = outcome
-            ticket.left -= 1
-            if ticket.left == 0:
-                complete.append(item)
-        if complete:
-            self._answer(complete, None)
-        for error, bad in failed.items():
-            self._answer(bad, error)
+                failed.setdefault(outcome, []).append(ticket)
+            elif outcome is not None:
+                if ticket.vectors is None:
+                    ticket.vectors = np.empty((ticket.count, outcome.shape[0]), np.float32)
+                ticket.vectors[item.index] = outcome
+                ticket.left -= 1
+                if ticket.left == 0:
+                    complete.append(ticket)
+        self._answer(complete, None)
+        for error, tickets in failed.items():
+            self._answer(tickets, error)
 
-    def _answer(self, items: list[Item], error: BaseException | None) -> None:
+    def _answer(self, tickets: Iterable[Ticket], error: BaseException | None) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
-        for ticket in dict.fromkeys(item.ticket for item in items):
+        for ticket in dict.fromkeys(tickets):
             by_loop.setdefault(ticket.loop, []).append(ticket)
-        for loop, tickets in by_loop.items():
+        for loop, waiting in by_loop.items():
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_wake, tickets, error)
+                loop.call_soon_threadsafe(_wake, waiting, error)
 
 
-class _NonFinite(BackendFailed):
-    pass
+class _Unusable(BackendFailed):
+    """A row that is not finite, or an embedding without any direction."""
 
 
-def _nonfinite() -> _NonFinite:
-    return _NonFinite("The model gave a row that is not finite for this input.")
+Outcome = Vectors | VecgateError | None
+"""A row (D,), why there is none, or None: its call left before it was computed."""
+
+
+def _attempt(backend: Backend, items: list[Item]) -> list[Outcome] | VecgateError:
+    """The rows of one forward, each looked at, or why it failed as a whole.
+
+    An error comes back without its frames: they would keep the failed batch's tensors alive during the next attempt.
+    """
+    try:
+        rows = backend.forward(Batch(tuple(item.tokens for item in items)))
+        if rows.shape[0] != len(items):
+            raise BackendFailed(f"The model gave {rows.shape[0]} rows for {len(items)}.")
+    except Exception as error:  # noqa: BLE001 - whatever a model or its library throws costs only the rows that cause it
+        log.error("A forward of %d rows failed: %s", len(items), type(error).__name__, extra=_where(error))
+        failed = error if isinstance(error, VecgateError) else BackendFailed("The model failed on this input.")
+        failed.__cause__ = failed.__context__ = None
+        return failed.with_traceback(None)
+    return [row if _usable(row) else _Unusable("The model gave no usable row for this input.") for row in rows]
+
+
+def _usable(row: Vectors) -> bool:
+    """Finite, and not all zero where it is a direction (a reranker's logit may be zero)."""
+    return bool(np.isfinite(row).all() and (row.shape[0] == 1 or row.any()))
+
+
+def _where(error: BaseException) -> dict[str, dict[str, str]]:
+    """For the log: where it happened, without its message, which may hold a client's text."""
+    return {"fields": {"stack": "".join(traceback.format_tb(error.__traceback__))}}
+
+
+def _ended() -> NotReady:
+    return NotReady("The server is going down; try again in a few seconds.")
+
+
+def _waiting_since(lane: Lane) -> float:
+    return next(iter(lane.calls)).queued_s
 
 
 def _wake(tickets: list[Ticket], error: BaseException | None) -> None:
