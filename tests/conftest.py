@@ -1,14 +1,20 @@
 """What every test stands on: a clean environment, no network beyond this machine, the small tests first."""
 
+import io
+import json
 import os
+import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.awkward import TEXTS
 from vecgate.config import CONFIG, SETTINGS
+from vecgate.engine.checkpoint import resolve
 
 FIRST = ("test_tiny.py", "test_house.py")
 
@@ -36,3 +42,23 @@ sys.addaudithook(_loopback_only)
 def root() -> Path:
     """The top of the checkout."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The default model's folder."""
+    return resolve("minilm").folder
+
+
+@pytest.fixture(scope="session")
+def minilm_rows(root: Path, minilm: Path) -> np.ndarray:
+    """sentence-transformers' unit rows of tests/awkward.py's TEXTS, from a process that does not know vecgate."""
+    script = root / "src" / "vecgate" / "engine" / "reference.py"
+    answer = subprocess.run(
+        [sys.executable, script, minilm, "--normalize"],
+        input=json.dumps(TEXTS).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: np.ndarray = np.load(io.BytesIO(answer.stdout))
+    return found

@@ -102,10 +102,10 @@ def test_the_version(capsys: Said) -> None:
         (["serve", "--port"], ("--port", "vecgate serve --help")),
         (["serve", "--port", "http"], ("--port", "'http'", "65535")),
         (["serve", "--batch-size", "9", "--max-batch-size", "8"], ("--batch-size", "8")),
-        (["serve", "--model", "./nowhere"], ("nowhere",)),
+        (["serve", "--port", "0", "--model", "./nowhere"], ("nowhere",)),
         (["srve"], ("srve", "serve", "vecgate --help")),
-        (["models"], ("ACTION", "vecgate models --help")),
-        (["models", "fetch", "p50k"], ("p50k", "cl100k", "o200k")),
+        (["models", "fetch"], ("NAME", "vecgate models fetch --help")),
+        (["models", "fetch", "p50k"], ("p50k", "cl100k", "o200k", "minilm")),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(argv: list[str], parts: tuple[str, ...], capsys: Said) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +21,7 @@ import pytest
 
 from tests.awkward import TEXTS
 from tests.live import Live, command, environment, free_port
-from vecgate.engine import checkpoint
 
-REFERENCE = Path(checkpoint.__file__).with_name("reference.py")
 TOLERANCE = 1e-6
 """max |difference| of unit rows in fp32: the reference itself moves by 4e-7 between one batch and another."""
 
@@ -37,21 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Path:
-    return checkpoint.resolve("minilm").folder
-
-
-@pytest.fixture(scope="module")
-def expected(minilm: Path) -> np.ndarray:
-    """sentence-transformers' rows of TEXTS, from a process that does not know vecgate."""
-    answer = subprocess.run(
-        [sys.executable, REFERENCE, str(minilm), "--normalize"],
-        input=json.dumps(TEXTS).encode(),
-        capture_output=True,
-        check=True,
-    )
-    found: np.ndarray = np.load(io.BytesIO(answer.stdout))
-    return found
+def expected(minilm_rows: np.ndarray) -> np.ndarray:
+    return minilm_rows
 
 
 def rows(server: Live, texts: str | list[str]) -> np.ndarray:
