@@ -255,8 +255,21 @@ def test_a_shortlist_is_ordered_by_the_cross_encoder(embedder: Model, tmp_path: 
     assert found.method == "bi+cross-encoder"
     assert script.rows == 32
     assert {documents[i] for i in found.order} <= {"paris france", "france paris"}
-    assert len(found.applied.tokens) == 32
-    assert found.applied.query_tokens > len(documents)
+    assert len(found.applied.tokens) == len(documents)
+    # every document was read once as "[CLS] passage: a b [SEP]", the query as "[CLS] query: a b [SEP]", 32 as pairs
+    assert sum(found.applied.tokens) + found.applied.query_tokens == 5 * len(documents) + 5 + 32 * 7
+
+
+def test_a_cut_document_of_a_shortlist_is_named_by_its_place_in_the_request(embedder: Model, tmp_path: Path) -> None:
+    judge = small.model(small.checkpoint(tmp_path, "rerank"))
+    documents = ["dogs bark"] * 39 + ["paris france " * 20]
+
+    async def use(engine: LocalEngine) -> Ranking:
+        return await engine.rerank(CALL, None, "paris france", documents, method="bi+cross-encoder", top_n=1)
+
+    applied = with_engine([embedder, judge], use).applied
+    cut = [i for i, (before, kept) in enumerate(zip(applied.original, applied.tokens, strict=True)) if before > kept]
+    assert cut == [39]
 
 
 def test_no_documents_and_no_reranker_are_refused(embedder: Model) -> None:
@@ -340,20 +353,23 @@ def test_before_it_is_loaded_it_says_so_and_status_never_waits(tmp_path: Path) -
     assert asyncio.run(run()) == ("loading", "ready")
 
 
-def failing(*_: object) -> fake.Fake:
-    raise CheckpointError("model.safetensors lacks the tensor x.")
+def test_a_model_that_can_not_be_loaded_stays_failed_with_its_reason_but_no_path(tmp_path: Path) -> None:
+    read = small.checkpoint(tmp_path / "my models")
 
+    def failing() -> fake.Fake:
+        raise CheckpointError(
+            f"{read.folder}/x.safetensors lacks the tensor a/b; fetch ~/x/y.json and /z/w.json again."
+        )
 
-def test_a_model_that_can_not_be_loaded_stays_failed_with_its_reason(tmp_path: Path) -> None:
     async def use(engine: LocalEngine) -> tuple[str, str | None]:
         with pytest.raises(NotReady) as refused:
             await engine.embed(CALL, None, ["a"])
         assert refused.value.retry_after_s is None
         return engine.status().state, engine.status().error
 
-    state, error = with_engine([Model(small.checkpoint(tmp_path), failing, "fake")], use)
+    state, error = with_engine([Model(read, failing, "fake")], use)
     assert state == "failed"
-    assert error == "model.safetensors lacks the tensor x."
+    assert error == "x.safetensors lacks the tensor a/b; fetch y.json and w.json again."
 
 
 def test_a_warm_up_that_is_not_finite_is_not_ready(tmp_path: Path) -> None:
@@ -397,7 +413,7 @@ def test_a_dead_device_thread_is_told_and_refuses_work(tmp_path: Path) -> None:
     async def use(engine: LocalEngine) -> tuple[str, bool]:
         engine.on_death = told.set
         script.once.append(Death())  # type: ignore[arg-type]
-        with pytest.raises(BackendFailed):
+        with pytest.raises(NotReady):
             await engine.embed(CALL, None, ["a"])
         assert await asyncio.to_thread(told.wait, 10)
         with pytest.raises(NotReady):

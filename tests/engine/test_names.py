@@ -34,8 +34,8 @@ def test_full_id_last_component_and_aliases_in_any_case(asked: str) -> None:
 
 @pytest.mark.parametrize("asked", [None, "", "  "])
 def test_no_name_is_the_default(asked: str | None) -> None:
-    assert Names([EMBEDDER, RERANKER]).find(asked, "embed") == Name("org/Mini-LM", named=False)
-    assert Names([EMBEDDER, RERANKER]).find(asked, "rerank") == Name("judge", named=False)
+    assert Names([EMBEDDER, RERANKER]).find(asked, "embed") == Name("org/Mini-LM")
+    assert Names([EMBEDDER, RERANKER]).find(asked, "rerank") == Name("judge")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from vecgate.core import (
     Call,
     Cut,
     Embeddings,
-    Memory,
     Method,
     ModelCard,
     Pieces,
@@ -115,7 +114,6 @@ class LocalEngine:
         self._started_s = monotonic()
         self._death: str | None = None
         self._draining = False
-        self._memory: Memory | None = None
         self._loading: list[Future[None]] = []
         self.on_death: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
@@ -150,7 +148,7 @@ class LocalEngine:
     def _load(self, model: Model) -> None:
         """On the device thread: load, warm up, open the queue."""
         backend = model.load()
-        self._memory = backend.memory()
+        self._batcher.memory = backend.memory()
         card = backend.card
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
         self._batcher.open(model.name, backend, limits)
@@ -160,7 +158,7 @@ class LocalEngine:
             self.on_ready()
 
     def _died(self, error: BaseException) -> None:
-        self._death = f"the device thread died: {error!r}"
+        self._death = f"The device thread died ({type(error).__name__}); the server's log has more."
         self.on_death()
 
     # what is so
@@ -175,7 +173,7 @@ class LocalEngine:
             alive=self._batcher.alive and self._death is None,
             busy_s=self._batcher.busy_s,
             uptime_s=monotonic() - self._started_s,
-            memory=self._memory,
+            memory=self._batcher.memory,
             error=self._death or "; ".join(errors) or None,
         )
 
@@ -288,7 +286,8 @@ class LocalEngine:
                 return await self._by_reranker(cross, asked, range(len(documents)))
             kept = await self._by_similarity(bi, replace(asked, top_n=ranking.shortlist_size(top_n)))
             best = await self._by_reranker(cross, asked, kept.order)
-            return replace(best, method="bi+cross-encoder", applied=_both(kept.applied, best.applied))
+            applied = _both(kept.applied, best.applied, kept.order)
+            return replace(best, method="bi+cross-encoder", applied=applied)
 
     async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
         model = self._ready(self._names.find(name, "embed").model)
@@ -361,14 +360,20 @@ def _size(texts: Sequence[str | Sequence[int]]) -> int:
     return sum(map(len, texts))
 
 
-def _both(first: Applied, second: Applied) -> Applied:
-    """The shortlist's and the cross-encoder's work as one: what the cross-encoder read, the seconds of both."""
+def _both(bi: Applied, cross: Applied, kept: Sequence[int]) -> Applied:
+    """The shortlist's and the cross-encoder's work as one, per document of the request: as the cross-encoder read the
+    documents `kept`, as the bi-encoder read the others; what the bi-encoder read of those kept counts with the query."""
+    tokens, original = list(bi.tokens), list(bi.original)
+    for position, document in enumerate(kept):
+        tokens[document], original[document] = cross.tokens[position], cross.original[position]
     return replace(
-        second,
-        query_tokens=first.query_tokens + sum(first.tokens),
-        queue_s=first.queue_s + second.queue_s,
-        tokenize_s=first.tokenize_s + second.tokenize_s,
-        forward_s=first.forward_s + second.forward_s,
+        cross,
+        tokens=tuple(tokens),
+        original=tuple(original),
+        query_tokens=bi.query_tokens + sum(bi.tokens[document] for document in kept),
+        queue_s=bi.queue_s + cross.queue_s,
+        tokenize_s=bi.tokenize_s + cross.tokenize_s,
+        forward_s=bi.forward_s + cross.forward_s,
     )
 
 

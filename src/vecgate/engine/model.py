@@ -6,6 +6,7 @@ Knows one model; queues and calls are the engine's.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
@@ -21,6 +22,8 @@ log = logging.getLogger("vecgate.engine")
 
 WARMUP_TOKENS = (8, 32, 128, 512)
 """Row lengths of the warm-up forwards, up to the model's limit."""
+FOLDERS = re.compile(r"(?<![\w.~/])~?/(?:[^/\s:;'\"]*/)*")
+"""An absolute path's folders: the file's own name says enough to a client."""
 SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
 """Prompt names that mean one of the two roles every model has; sentence-transformers' encode_document tries the same."""
 
@@ -74,10 +77,11 @@ class Model:
         return self.tokenizer.encode([text], "", length, "end")
 
     def failed(self, error: BaseException) -> None:
-        """It stays failed and says why: in /health, in the log and to every call."""
-        self.error = str(error) or type(error).__name__
+        """It stays failed and says why: in the log, and without the machine's paths in /health."""
+        why = str(error) or type(error).__name__
+        self.error = FOLDERS.sub("", why.replace(f"{self.checkpoint.folder}/", ""))
         self.state = "failed"
-        log.critical("Model %s failed to load: %s", self.name, self.error, exc_info=error)
+        log.critical("Model %s failed to load: %s", self.name, why, exc_info=error)
 
     def check_ready(self) -> None:
         """Raises NotReady while it loads, and without a retry once it failed."""

@@ -11,11 +11,10 @@ from vecgate.errors import ModelNotFound, WrongTask
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a request's model name means: the true name, the role it carries, and whether the client named it."""
+    """What a request's model name means: the true name and the role it carries."""
 
     model: str
     role: str | None = None
-    named: bool = True
 
 
 class Names:
@@ -37,7 +36,7 @@ class Names:
         Raises ModelNotFound with the names that exist, WrongTask when the named model does not offer the task.
         """
         if asked is None or not asked.strip():
-            return Name(self.default(task).name, named=False)
+            return Name(self.default(task).name)
         checkpoint, role = self._split(asked.strip())
         if checkpoint.task != task:
             raise WrongTask(f"Model {checkpoint.name!r} offers {_verb(checkpoint.task)}, not {_verb(task)}.")
