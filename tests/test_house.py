@@ -19,7 +19,14 @@ GROUND = {"core", "errors"}
 ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is not named here is not allowed
     "": set(),  # vecgate itself: the version
     "__main__": {"cli"},
-    "cli": {"", "app", "config", "errors", "logs", "protocols", "server"},
+    "cli": {"", "app", "ask", "banner", "config", "core", "errors", "flags", "logs", "server", "shelf", "texts"},
+    "flags": {"", "config", "errors"},
+    "banner": {"", "config"} | GROUND,
+    "shelf": {"backends", "config", "engine", "protocols"} | GROUND,
+    "ask": {"app", "bulk", "client", "config", "engine", "texts"} | GROUND,
+    "bulk": {"texts"} | GROUND,
+    "client": GROUND,
+    "texts": {"errors"},
     "app": {"", "backends", "config", "engine", "guard", "metrics", "protocols", "server"} | GROUND,
     "server": GROUND,
     "guard": {"access", "flight", "logs"} | GROUND,
@@ -38,16 +45,19 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
 DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what lies under them) that may import it
     "dotenv": ("vecgate.config",),
     "granian": ("vecgate.server", "vecgate.cli"),
-    "huggingface_hub": ("vecgate.engine.checkpoint", "vecgate.engine.hub"),
+    "httpx": ("vecgate.client",),
+    "huggingface_hub": ("vecgate.engine.cached", "vecgate.engine.hub"),
     "litestar": ("vecgate.app", "vecgate.guard", "vecgate.protocols"),
     "mlx": ("vecgate.backends.mlx",),
     "mlx_lm": ("vecgate.backends.mlx.decoder",),
     "prometheus_client": ("vecgate.metrics",),
     "ray": ("vecgate.ray_serve",),
     "sentence_transformers": ("vecgate.engine.reference",),
+    "shtab": ("vecgate.flags",),
     "tiktoken": ("vecgate.protocols.openai", "vecgate.protocols.token_ids"),
     "tokenizers": ("vecgate.engine",),
     "torch": ("vecgate.backends.torch", "vecgate.engine.reference"),
+    "tqdm": ("vecgate.ask",),
     "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
 }
 SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".plain", ".token_ids", ".vectors")}
