@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 
 from tests import small
-from vecgate import __version__, cli, server
+from tests.test_banner import status
+from vecgate import __version__, cli, logs, server
 from vecgate.config import SETTINGS, Settings
+from vecgate.core import Status
 from vecgate.protocols import token_ids
 
 Said = pytest.CaptureFixture[str]
@@ -336,3 +339,64 @@ def test_an_interrupted_write_leaves_no_half_of_a_table(
     monkeypatch.setattr(Path, "write_bytes", interrupted)
     assert fetch(monkeypatch, folder) == 130
     assert os.listdir(folder) == []
+
+
+# models, and their removal
+
+
+def test_models_are_asked_for_before_they_go(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: Said) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+    path = folder / token_ids.TABLES["o200k"].file_name
+    path.write_bytes(b"x")
+    assert cli.main(["models", "remove", "o200k"]) == 2
+    assert "--yes" in one_line(capsys)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    for answer, stays in (("n", True), ("", True), ("yes", False)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert cli.main(["models", "remove", "o200k"]) == 0
+        assert path.exists() is stays
+    assert "Nothing was removed." in capsys.readouterr().out
+
+
+def test_models_have_a_table_and_json(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setattr("vecgate.engine.cached.cached", tuple)
+    assert cli.main(["models"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("minilm* ")
+    assert cli.main(["models", "--model", "minilm", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["names"][0] == "minilm"
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_flags_count_on_both_sides_of_an_action(place: str, folder: Path, capsys: Said) -> None:
+    flag = ["--tiktoken-cache-dir", str(folder / "tables")]
+    argv = ["models", *flag, "remove", "cl100k"] if place == "before" else ["models", "remove", "cl100k", *flag]
+    assert cli.main(argv) == 1
+    assert str(folder / "tables") in one_line(capsys)
+
+
+# the banner
+
+
+def ready(tmp_path: Path) -> Status:
+    return status(tmp_path, "embed")
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "http://127.0.0.1:7"), ("::", "http://[::1]:7")])
+def test_a_person_gets_a_banner(host: str, shown: str, tmp_path: Path, capsys: Said) -> None:
+    settings = Settings(log_format="console", host=host)
+    with logs.logging_to(form="console"):
+        cli._announce(settings, 7, ready(tmp_path / "ready"))
+    err = capsys.readouterr().err
+    assert f'OpenAI(base_url="{shown}/v1", api_key="unused")' in err
+    with logs.logging_to(level="ERROR", form="console"):
+        cli._announce(settings, 7, ready(tmp_path / "ready"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_machine_gets_one_line_of_json(tmp_path: Path, capsys: Said) -> None:
+    with logs.logging_to():
+        cli._announce(Settings(), 7, ready(tmp_path / "ready"))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[-1]["message"] == "Ready at http://127.0.0.1:7."
+    assert lines[-1]["models"][0]["dimensions"] == 8
+    assert lines[-1]["paste"].startswith("OpenAI(")

@@ -1,4 +1,4 @@
-"""The command line: flags -> Settings -> run; every failure is one sentence on stderr and status 2."""
+"""The command line: flags -> Settings -> run; every failure is one sentence on stderr that says what to do."""
 
 from __future__ import annotations
 
@@ -6,69 +6,101 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from vecgate import __version__
-from vecgate.config import SETTINGS, Settings, add_flags, flags_of, load, unknown_flag, warnings
-from vecgate.errors import CheckpointError, ConfigError
+from vecgate import __version__, flags
+from vecgate.config import SETTINGS, Settings, flags_of, load, warnings
+from vecgate.errors import CheckpointError, CommandError, ConfigError, VecgateError
+
+if TYPE_CHECKING:
+    from vecgate import ask, shelf
+    from vecgate.core import Status
 
 log = logging.getLogger("vecgate")
 
+DONE, BROKE, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: it was done; it could not be done; the command, a setting or a model is wrong; Ctrl-C."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 the server broke, 2 a setting or a model is wrong, 130 interrupted."""
-    parser = _parser()
-    argv = sys.argv[1:] if argv is None else argv
+    """The exit status; see above."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in (argv[: argv.index("--")] if "--" in argv else argv)
     try:
-        if argv and argv[0].partition("=")[0] in {setting.option for setting in SETTINGS}:
-            raise ConfigError(f"{argv[0].partition('=')[0]} comes after the command, as in vecgate serve --port 9001.")
-        arguments, unknown = parser.parse_known_args(argv)
-        if unknown:
-            raise unknown_flag(unknown[0])
-        if arguments.command is None:
-            parser.print_help()
-            return 0
-        return int(arguments.run(arguments))
-    except (ConfigError, CheckpointError) as error:
-        print(f"vecgate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return _run(argv, debug)
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
+    except BrokenPipeError:  # the reader, head for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return BROKE
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback unless asked for
+        if debug:
+            traceback.print_exc()
+        return _failed(*_sentence(error))
 
 
-class Parser(argparse.ArgumentParser):
-    """One that refuses as the rest of the command line does, without its usage's dozens of lines."""
+def _sentence(error: Exception) -> tuple[str, int]:
+    """What to say of a failure, and the exit status."""
+    if isinstance(error, (ConfigError, CheckpointError)):
+        return str(error), WRONG
+    if isinstance(error, (CommandError, VecgateError)):
+        return str(error), BROKE
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}.", BROKE
+    return f"{type(error).__name__} ({error}), which nobody foresaw: --debug shows where; please report it.", BROKE
 
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help.")
+
+def _failed(message: str, status: int) -> int:
+    print(f"vecgate: {message}", file=sys.stderr)
+    return status
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="vecgate", description="An OpenAI-compatible server for embeddings and reranking.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"vecgate {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="load the model and answer HTTP", allow_abbrev=False)
-    add_flags(serve)
-    serve.set_defaults(run=_serve)
-    models = commands.add_parser("models", help="what the server needs beside a model", allow_abbrev=False)
-    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
-    fetch = actions.add_parser("fetch", help="download OpenAI's token table, to read clients' token ids")
-    fetch.add_argument("table", choices=("cl100k", "o200k"))
-    fetch.set_defaults(run=_fetch)
-    return parser
+def _run(argv: Sequence[str], debug: bool) -> int:
+    top = flags.parser()
+    if argv and argv[0].partition("=")[0] in {setting.option for setting in SETTINGS}:
+        raise ConfigError(f"{argv[0].partition('=')[0]} comes after the command, as in vecgate serve --port 9001.")
+    arguments, unknown = top.parse_known_args(argv)
+    unknown = flags.taken_in(arguments, unknown)
+    if unknown:
+        raise flags.refusal(top, arguments.command, unknown[0])
+    if arguments.command is None:
+        top.print_help()
+        return DONE
+    if arguments.command == "serve":
+        return _serve(_settings(arguments))
+    from vecgate import logs  # here, so that --help and --version cost no import of it
+
+    quiet = logging.NullHandler()  # or Python's own last resort would print a stack
+    logging.getLogger().addHandler(quiet)
+    try:
+        with logs.logging_to(level="INFO", form="console") if debug else nullcontext():
+            return RUN[arguments.command](arguments)
+    except KeyboardInterrupt as error:
+        if arguments.command not in ("embed", "rerank"):
+            raise
+        return _leave(_interrupted(error))  # a model may still be loading
+    finally:
+        logging.getLogger().removeHandler(quiet)
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    return _failed("interrupted; " + str(error), INTERRUPTED) if str(error) else INTERRUPTED
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     return load(flags_of(arguments), os.environ, Path.cwd())
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    settings = _settings(arguments)
+# serve
+
+
+def _serve(settings: Settings) -> int:
     if settings.reload:
         return _reloading(settings)
     return _leave(serve(settings))
@@ -87,13 +119,33 @@ def serve(settings: Settings) -> int:
     from vecgate.app import build
 
     address, port = server.free_place(settings.host, settings.port)
-    app, life = build(settings)
+    app, life = build(settings, partial(_announce, settings, port))
     with logs.logging_to(level=settings.log_level, form=settings.log_format):
         for warning in warnings(settings):
             log.warning(warning)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        log.info("vecgate %s listens on http://%s:%d, with its documentation at /docs.", __version__, shown, port)
+        url = _url(settings.host, port)
+        log.info("vecgate %s listens on %s, with its documentation at /docs.", __version__, url)
         return server.run(app, life, address, port, settings.drain_timeout_s)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(settings: Settings, port: int, status: Status) -> None:
+    """The banner, where a person reads; the same facts in one line of the log elsewhere. On the device thread."""
+    from vecgate import banner
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # what a client here can call
+    url = _url(host, port)
+    if not log.isEnabledFor(logging.INFO):
+        return
+    if settings.log_format == "console" or sys.stderr.isatty():
+        with suppress(OSError, ValueError):  # nobody reads it
+            sys.stderr.write(banner.text(status, settings, url))
+            sys.stderr.flush()
+    else:
+        log.info("Ready at %s.", url, extra={"fields": banner.fields(status, settings, url)})
 
 
 def _reloading(settings: Settings) -> int:
@@ -109,7 +161,7 @@ def _reloading(settings: Settings) -> int:
     build(settings)  # what is wrong with them stops the start here, not in one child after another
     kept = replace(settings, port=port)
     run_process(Path(__file__).parent, target=_child, args=(kept,), watch_filter=PythonFilter())
-    return 0
+    return DONE
 
 
 def _child(settings: Settings) -> None:
@@ -117,17 +169,179 @@ def _child(settings: Settings) -> None:
     try:
         status = serve(settings)
     except (ConfigError, CheckpointError) as error:
-        print(f"vecgate: {error}", file=sys.stderr)
-        status = 2
+        status = _failed(str(error), WRONG)
     except KeyboardInterrupt:
-        status = 130
+        status = INTERRUPTED
     _leave(status)
 
 
-def _fetch(arguments: argparse.Namespace) -> int:
-    from vecgate.protocols import token_ids
+# embed and rerank
 
-    folder = _settings(arguments).tiktoken_dir
-    assert folder is not None  # load fills it in
-    print(token_ids.fetch(arguments.table, folder))
-    return 0
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from vecgate import ask
+
+    settings, source = _settings(arguments), _source(arguments, arguments.texts, "to embed")
+    form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}, "jsonl")
+    if form == "npy" and target is None and sys.stdout.isatty():
+        raise ConfigError("The format npy is no text for a terminal: give -o OUT.npy, or send it into a pipe.")
+    _apart(source, target)
+    progress = arguments.progress
+    if progress is None:
+        progress = not source.given and target is not None and sys.stderr.isatty()
+    wish = ask.Wish(
+        url=arguments.url,
+        model=_named(arguments),
+        role=arguments.role,
+        dimensions=arguments.dimensions,
+        normalize=arguments.normalize,
+    )
+    with _opened(target) as out:
+        done = ask.Embedding(settings, source, wish, out, form).run(progress=progress)
+    if done.cut:
+        print(
+            f"vecgate: {done.cut} of {done.rows} texts were longer than the model reads and lost their end; "
+            "--truncate refuse stops at such a text.",
+            file=sys.stderr,
+        )
+    return DONE
+
+
+def _rerank(arguments: argparse.Namespace) -> int:
+    from vecgate import ask
+
+    settings, source = _settings(arguments), _source(arguments, arguments.documents, "to rank")
+    form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}, "text")
+    _apart(source, target)
+    named = arguments.url and getattr(arguments, "cross_encoder_model", None)
+    wish = ask.Wish(url=arguments.url, model=named or _named(arguments))
+    ranked, documents = ask.rerank(
+        settings, arguments.query, source, wish, method=arguments.method, top_n=arguments.top_n
+    )
+    said = ask.written(arguments.query, ranked, documents, form, with_ids=source.form == "jsonl")
+    with _opened(target) as out:
+        if isinstance(out, Path):
+            out.write_bytes(said)
+        else:
+            out.write(said)
+            out.flush()
+    return DONE
+
+
+def _named(arguments: argparse.Namespace) -> str | None:
+    """The model a server is asked for: only a flag names it, since MODEL_NAME is what this machine serves."""
+    return getattr(arguments, "model_name", None) if arguments.url else None
+
+
+def _source(arguments: argparse.Namespace, given: Sequence[str], purpose: str) -> ask.Source:
+    """The texts given, or the file or stream they name."""
+    from vecgate import ask, texts
+
+    fields, form, file = texts.Fields(arguments.text_field, arguments.id_field), arguments.input_format, arguments.file
+    if file is not None and given:
+        raise ConfigError(f"--file {file!a} stands beside texts: give one or the other.")
+    if file is None and len(given) == 1 and _is_file(given[0]):
+        file, given = given[0], ()
+    if file not in (None, "-"):
+        path = Path(file)
+        if path.is_dir() or not path.exists():
+            raise ConfigError(f"There is no file {file!a}: a text of that name can come by standard input.")
+        return ask.Source(file=path, form=form or texts.form_of(path), fields=fields)
+    if given and list(given) != ["-"]:
+        return ask.Source(given=tuple(given))
+    if not given and file is None and sys.stdin.isatty():
+        raise ConfigError(f"There is nothing {purpose}: give texts, a file, or - for standard input.")
+    return ask.Source(form=form or "txt", fields=fields)
+
+
+def _is_file(argument: str) -> bool:
+    """Whether a lone argument names a file; raises ConfigError where it may be meant to."""
+    from vecgate import texts
+
+    path = Path(argument)
+    if path.suffix.lower() in (*texts.ENDINGS, ".json"):
+        return True
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a text too long for a name
+        return False
+    if there:
+        raise ConfigError(f"{argument!a} is a file: --file reads its lines; a text of that name can come by - instead.")
+    return False
+
+
+def _target(arguments: argparse.Namespace, endings: dict[str, Any], default: str) -> tuple[Any, Path | None]:
+    """The format and the file (None: standard output); raises ConfigError."""
+    if arguments.output in (None, "-"):
+        return arguments.format or default, None
+    target = Path(arguments.output)
+    form = arguments.format or endings.get(target.suffix.lower())
+    if form is None:
+        raise ConfigError(
+            f"-o {arguments.output!a} has no ending that says a format: --format, or {', '.join(endings)}."
+        )
+    if target.is_dir() or not target.parent.is_dir():
+        what = "is a folder" if target.is_dir() else "lies in a folder that does not exist"
+        raise ConfigError(f"-o {arguments.output!a} {what}: name a file in one that does.")
+    return form, target
+
+
+def _apart(source: ask.Source, target: Path | None) -> None:
+    if source.file and target and target.exists() and target.samefile(source.file):
+        raise ConfigError(f"-o {str(target)!a} is the input: name another file.")
+
+
+@contextmanager
+def _opened(target: Path | None) -> Iterator[Path | BinaryIO]:
+    """The path itself where a file can be taken up again, else what to write to (/dev/null, a pipe)."""
+    if target is None:
+        yield sys.stdout.buffer
+    elif target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            yield stream
+    else:
+        yield target
+
+
+# models and completion
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from vecgate import shelf
+
+    settings = _settings(arguments)
+    if arguments.action == "fetch":
+        print(shelf.fetch(arguments.name, settings))
+        return DONE
+    if arguments.action == "remove":
+        return _remove(shelf.removal(arguments.name, settings), arguments.yes)
+    found = shelf.entries(settings)
+    print(shelf.as_json(found) if arguments.as_json else shelf.as_table(found, settings))
+    return DONE
+
+
+def _remove(what: shelf.Removal, sure: bool) -> int:
+    from vecgate import shelf
+
+    size = shelf.size(what.size_bytes)
+    if not sure:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"{what.what} ({size}) would be removed: --yes says so where nobody can be asked.")
+        if input(f"Remove {what.what}, {size}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return DONE
+    print(f"{shelf.size(shelf.remove(what))} freed.")
+    return DONE
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    print(flags.script(arguments.shell))
+    return DONE
+
+
+RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+    "embed": _embed,
+    "rerank": _rerank,
+    "models": _models,
+    "completion": _completion,
+}

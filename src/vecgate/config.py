@@ -395,7 +395,12 @@ def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = Non
         "Flags win over the environment, then .env, the TOML file, defaults. In [] stands the variable, which also works "
         "with VECGATE_ before it; the TOML key is the same in lower case, without VECGATE_.",
     )
-    group.add_argument("--config", metavar="FILE", help=f"TOML file [{CONFIG}] (default: ./vecgate.toml if there)")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"TOML file [{CONFIG}] (default: ./vecgate.toml if there)",
+    )
     for setting in SETTINGS:
         if only is not None and setting.key not in only:
             continue
@@ -405,7 +410,9 @@ def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = Non
         elif list in setting.kind.toml:
             options["action"] = "append"
         text = f"{setting.what} Allowed: {setting.kind.allowed}. [{setting.name}] (default: {_default(setting)})"
-        group.add_argument(setting.option, dest=setting.key, default=None, help=text.replace("%", "%%"), **options)
+        group.add_argument(
+            setting.option, dest=setting.key, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **options
+        )
 
 
 def flags_of(arguments: argparse.Namespace) -> dict[str, Any]:

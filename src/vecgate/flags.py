@@ -1,0 +1,259 @@
+"""The commands and their flags, with the help that is worth reading; what they mean is cli.py's matter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from vecgate import __version__
+from vecgate.config import SETTINGS, add_flags, unknown_flag
+from vecgate.errors import ConfigError
+
+MODEL_FLAGS = frozenset(
+    "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
+    "cache_dir request_timeout api_key".split()
+)
+"""The settings that mean something without a server of one's own."""
+SHELF_FLAGS = frozenset(("backend", "model_name", "cache_dir", "tiktoken_cache_dir"))
+SHELLS = ("bash", "zsh", "fish")
+
+ABOUT = "An OpenAI-compatible server for embeddings and reranking with local models."
+EXAMPLES = {
+    "": """\
+examples:
+  vecgate serve                               serve the default model on http://127.0.0.1:9000
+  vecgate embed "What is RAG?"                one vector, without a server
+  vecgate embed docs.jsonl -o docs.npy        a file of any length; Ctrl-C and run again to go on
+  vecgate rerank "what barks?" "a cat" "a dog"
+  vecgate models                              what is on this machine
+
+`vecgate COMMAND --help` has the flags and more examples.""",
+    "serve": """\
+examples:
+  vecgate serve
+  vecgate serve --model BAAI/bge-small-en-v1.5 --port 9001
+  vecgate serve --reranker cross-encoder/ms-marco-MiniLM-L6-v2           beside the default model
+  vecgate serve --model none --reranker cross-encoder/ms-marco-MiniLM-L6-v2   a reranker alone""",
+    "embed": """\
+TEXT is a text; one that ends in .jsonl, .ndjson or .txt is a file, - is standard input. In a .jsonl file each line is an
+object with a text and maybe an id; any other input is one text a line.
+
+Each vector comes out as {"id": ..., "embedding": [...]}, as an item of one list (json) or on its own line (jsonl), in the
+order of the input; the id is the input's own, else its number from 0. An .npy file holds the rows alone, and the ids of a
+.jsonl input stand beside it in OUT.ids.jsonl.
+
+A file is read and written piece by piece, in the same memory whatever its length. A run that is broken off leaves what it
+has in OUT, and OUT.state.json, by which the same command goes on.
+
+examples:
+  vecgate embed "What is RAG?" "What is a reranker?"
+  vecgate embed docs.jsonl -o docs.npy --text-field body --id-field key
+  vecgate embed docs.jsonl -o docs.jsonl.out --format jsonl --role document
+  cut -f 2 table.tsv | vecgate embed - -o vectors.npy
+  vecgate embed docs.jsonl -o docs.npy --url http://127.0.0.1:9000   by a server, which may be busy""",
+    "rerank": """\
+DOC is a text; one that ends in .jsonl, .ndjson or .txt is a file, - is standard input, one document a line. The score is
+from 0 to 1: the reranker's (--reranker), else (1 + cosine) / 2 of the embedding model.
+
+examples:
+  vecgate rerank "what barks?" "a cat" "a dog" "a tree"
+  vecgate rerank "what barks?" animals.txt --top-n 3 --reranker cross-encoder/ms-marco-MiniLM-L6-v2
+  grep -h . notes/*.txt | vecgate rerank "tax return" - --top-n 5 --json
+  vecgate rerank "what barks?" animals.txt --url http://127.0.0.1:9000 --method cross-encoder""",
+    "models": """\
+examples:
+  vecgate models                              what is here, its size, and which backend serves it
+  vecgate models fetch BAAI/bge-small-en-v1.5@main
+  vecgate models fetch cl100k                 OpenAI's token table, for clients that send its token ids
+  vecgate models remove BAAI/bge-small-en-v1.5""",
+    "completion": """\
+examples:
+  vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate
+  vecgate completion zsh > "${fpath[1]}/_vecgate"
+  vecgate completion fish > ~/.config/fish/completions/vecgate.fish""",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """One that refuses as the rest of the command line does, without its usage's dozens of lines."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help.")
+
+
+def parser() -> Parser:
+    top = Parser(
+        prog="vecgate",
+        description=ABOUT,
+        epilog=EXAMPLES[""],
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vecgate {__version__}")
+    _debug(top)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    add_flags(_command(commands, "serve", "load the model and answer HTTP"))
+    _embed(_command(commands, "embed", "texts to vectors, here or by a server"))
+    _rerank(_command(commands, "rerank", "order documents by how well they answer a query"))
+    _models(_command(commands, "models", "what is on this machine; fetch and remove"))
+    completion = _command(commands, "completion", "a shell's completion script")
+    completion.add_argument("shell", choices=SHELLS)
+    return top
+
+
+def _command(commands: Any, name: str, about: str) -> Parser:
+    made: Parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=EXAMPLES.get(name),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _debug(made)
+    return made
+
+
+def _debug(parser: Parser) -> None:
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks and what the parts log"
+    )
+
+
+def _embed(embed: Parser) -> None:
+    embed.add_argument("texts", metavar="TEXT", nargs="*", help="texts, one file, or -")
+    _input(embed)
+    embed.add_argument("-o", "--output", metavar="OUT", help="where to write (default: standard output)")
+    embed.add_argument(
+        "--format", choices=("json", "jsonl", "npy"), help="default: by OUT's ending, else jsonl; npy is float32"
+    )
+    embed.add_argument("--role", metavar="NAME", help="query, document, or another prompt of the model's")
+    embed.add_argument("--dimensions", metavar="N", type=_count, help="keep the first N numbers, then renormalise")
+    embed.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="rows of length 1 (default), or as the model makes them",
+    )
+    embed.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="a bar on standard error (default: for a file, where a terminal shows it)",
+    )
+    _server(embed)
+    add_flags(embed, MODEL_FLAGS)
+
+
+def _rerank(rerank: Parser) -> None:
+    rerank.add_argument("query", metavar="QUERY", help="what the documents should answer")
+    rerank.add_argument("documents", metavar="DOC", nargs="*", help="texts, one file, or -")
+    _input(rerank)
+    rerank.add_argument("-o", "--output", metavar="OUT", help="where to write (default: standard output)")
+    rerank.add_argument(
+        "--format", choices=("text", "json", "jsonl"), help="default: by OUT's ending, else text: score, id, document"
+    )
+    rerank.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    rerank.add_argument("--top-n", metavar="N", type=_count, help="how many to show (default: all)")
+    rerank.add_argument(
+        "--method",
+        choices=("auto", "similarity", "cross-encoder", "bi+cross-encoder"),
+        default="auto",
+        help="auto (default): the reranker if there is one, else similarity; bi+cross-encoder: the reranker on a "
+        "shortlist by similarity",
+    )
+    _server(rerank)
+    add_flags(rerank, MODEL_FLAGS | {"cross_encoder_model"})
+
+
+def _input(parser: Parser) -> None:
+    parser.add_argument("--file", metavar="FILE", help="read the texts from this file, whatever its ending; - is stdin")
+    parser.add_argument("--input-format", choices=("txt", "jsonl"), help="default: by the file's ending, else txt")
+    parser.add_argument("--text-field", metavar="NAME", default="text", help="of a JSON line (default: text)")
+    parser.add_argument("--id-field", metavar="NAME", default="id", help="of a JSON line (default: id)")
+
+
+def _server(parser: Parser) -> None:
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="let the server at this address do it, with --model for the name it knows the model by and --api-key",
+    )
+
+
+def _models(models: Parser) -> None:
+    models.add_argument("--json", dest="as_json", action="store_true", help="the list as JSON")
+    add_flags(models, SHELF_FLAGS)
+    actions = models.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    fetch = actions.add_parser("fetch", help="download a model or a token table", allow_abbrev=False)
+    fetch.add_argument("name", metavar="NAME", help="a short name, a hub id (org/name[@revision]), cl100k or o200k")
+    remove = actions.add_parser("remove", help="delete a model or a token table", allow_abbrev=False)
+    remove.add_argument("name", metavar="NAME", help="as `vecgate models` lists it")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    for action in (fetch, remove):
+        _debug(action)
+        add_flags(action, SHELF_FLAGS)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**31 and len(text) < 11):
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no whole number from 1 to 2147483647")
+    return int(text)
+
+
+# what argparse leaves to be done
+
+
+def taken_in(arguments: argparse.Namespace, unknown: Sequence[str]) -> list[str]:
+    """Put texts that stand behind flags with those before them; what is left is unknown."""
+    texts = getattr(arguments, "texts", getattr(arguments, "documents", None))
+    if texts is None or any(one.startswith("-") and one != "-" for one in unknown):
+        return list(unknown)
+    texts.extend(unknown)
+    return []
+
+
+def refusal(top: Parser, command: str | None, argument: str) -> ConfigError:
+    """What to say of a flag that the command does not have, its value not shown."""
+    if command in (None, "serve"):
+        return unknown_flag(argument, _options(top) if command is None else ("--debug",))
+    name, own = argument.partition("=")[0], _options(_commands(top)[str(command)])
+    if name in {setting.option for setting in SETTINGS} - set(own):
+        return ConfigError(f"{name} is a flag of vecgate serve and means nothing to vecgate {command}.")
+    if not name.startswith("-"):
+        return ConfigError(f"{name[:80]!a} is one too many; see vecgate {command} --help.")
+    nearest = get_close_matches(name, own, n=1, cutoff=0.0)[0]
+    return ConfigError(f"{name} is not a flag of vecgate {command}; the nearest is {nearest}.")
+
+
+def script(shell: str) -> str:
+    """A completion script that needs no Python when a key is pressed."""
+    import shtab
+
+    top = parser()
+    for one in _all(top):
+        for action in one._actions:
+            if action.metavar in ("FILE", "OUT", "TEXT", "DOC", "MODEL"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+            elif action.metavar == "DIR":
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    return str(shtab.complete(top, shell))
+
+
+def _all(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield top
+    for below in _commands(top).values():
+        yield from _all(below)
+
+
+def _commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The long ones, of what lies below it too."""
+    options = [option for one in _all(parser) for action in one._actions for option in action.option_strings]
+    return [option for option in options if option.startswith("--")]
