@@ -800,6 +800,22 @@ def test_the_deadline_ends_the_whole_request() -> None:
     run(scene)
 
 
+def test_after_the_app_has_chosen_a_dialect_errors_come_in_it() -> None:
+    async def scene() -> None:
+        def chosen(error: errors.VecgateError) -> tuple[int, dict[str, str], bytes]:
+            return 599, {}, json.dumps({"message": f"chosen: {error}"}).encode()
+
+        async def choosing(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["vecgate"].render = chosen
+            await asyncio.Event().wait()
+
+        client = await Client(guarded(choosing, request_timeout_s=0.02)).ask()
+        assert client.status == 599
+        assert client.message.startswith("chosen: The request took longer")
+
+    run(scene)
+
+
 def test_a_timeout_of_the_apps_own_is_no_deadline() -> None:
     async def scene() -> None:
         async def impatient(scope: Scope, receive: Receive, send: Send) -> None:

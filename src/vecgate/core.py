@@ -6,7 +6,7 @@ another process can hold the engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -251,8 +251,8 @@ class Record:
     """What one HTTP request did: made by guard in `scope["vecgate"]`, filled in by the protocol, read for log and metrics.
 
     route: the path's template (the only path that may become a metric label). trusted: the request showed a valid key,
-    or none is set; public paths are open to others too. encode_s: from the engine's answer to the
-    last byte of the body. truncated: how many inputs were cut.
+    or none is set; public paths are open to others too. encode_s: from the engine's answer to the last byte of the body.
+    truncated: how many inputs were cut. render: an error as the route says it that the body chose, once it has.
     """
 
     call: Call
@@ -266,6 +266,7 @@ class Record:
     forward_s: float = 0.0
     encode_s: float = 0.0
     trusted: bool = True
+    render: Callable[[Any], tuple[int, dict[str, str], bytes]] | None = None
 
 
 class Backend(Protocol):

@@ -2,7 +2,8 @@
 
 The order is the point: what costs least comes first, and nothing is read of a body that will be refused (measured: a
 burst shed before its bodies are read leaves /health at 46 ms, shed after parsing at 1.9 s). What may call is decided
-in access.py. Knows no protocol: an error becomes bytes through `render`, by the path alone.
+in access.py. Knows no protocol: an error becomes bytes through `render`, by the path alone
+until the app says in the record by what.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 from vecgate import access
@@ -289,7 +291,8 @@ class Guard:
         await self._refuse(flight, error)
 
     async def _refuse(self, flight: Flight, error: VecgateError) -> None:
-        status, headers, body = self.render(flight.path, error)
+        render = flight.record.render or partial(self.render, flight.path)
+        status, headers, body = render(error)
         if flight.status is not None:  # the answer has begun: lines get one more, any other is broken off
             flight.status = status
             if flight.lines and not flight.sent:
