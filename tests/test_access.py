@@ -32,7 +32,11 @@ from vecgate.errors import ConfigError, Forbidden, InvalidRequest, UnsupportedEn
         ("/v1/v1", "/v1"),
         ("/v1/v10/x", "/v1/v10/x"),
         ("/v1/v1x", "/v1/v1x"),
-        ("/api/v1/v1/embed", "/api/v1/v1/embed"),
+        ("/api/v1/v1/embed", "/api/v1/embed"),
+        ("/api/v1/api/v1/embed/", "/api/v1/embed"),
+        ("/api/v1/api/v1/v1/embed", "/api/v1/embed"),
+        ("/api/v1/v1x", "/api/v1/v1x"),
+        ("/api/v1/api", "/api/v1/api"),
         ("/v1/models/org/name", "/v1/models/org/name"),
         ("/v1/models/v1/v1", "/v1/models/v1/v1"),
         ("/v1/v1/\n", "/v1/\n"),
@@ -44,7 +48,9 @@ def test_a_path_is_what_the_client_meant(path: str, meant: str) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["v1", "v2", "v3", "", "x", ".", "..", "\ud800", "%2F"])).map("/".join).map("/{}".format)
+    st.lists(st.sampled_from(["v1", "v2", "v3", "api", "", "x", ".", "..", "\ud800", "%2F"]))
+    .map("/".join)
+    .map("/{}".format)
 )
 @example("/v1/v2/v1/")
 def test_a_canonical_path_stays_as_it_is(path: str) -> None:

@@ -37,7 +37,9 @@ PREFLIGHT_AGE_S = 7200
 """The most that Chromium keeps a preflight's answer."""
 
 _SLASHES = re.compile(r"//+")
+_MAY_DOUBLE = ("/v1/v", "/v2/v", "/api/v1/v", "/api/v1/api/v")
 _DOUBLED = re.compile(r"\A(?:/v[12](?=/v[12](?:/|\Z)))+")
+_DOUBLED_NATIVE = re.compile(r"\A/api/v1(?:(?:/api)?/v1(?=/|\Z))+")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _HOST = re.compile(r"(?:\[(?P<literal>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+?))\.?(?::[0-9]{0,5})?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:(?:[a-z0-9-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?")
@@ -46,13 +48,15 @@ _SHOWN_CHARACTERS = 100
 
 
 def canonical(path: str) -> str:
-    """The path a client meant: `//` collapsed, no trailing slash, one version (`/v1/v2/x` is `/v2/x`).
+    """The path a client meant: `//` collapsed, no trailing slash, one version (`/v1/v2/x` is `/v2/x`,
+    `/api/v1/v1/x` and `/api/v1/api/v1/x` are `/api/v1/x`).
 
-    Clients append `/v1/...` or `/v2/...` to whatever base the user typed, and many do not follow redirects.
+    Clients append `/v1/...`, `/v2/...` or `/api/v1/...` to whatever base the user typed, and many do not follow redirects.
     """
-    if "//" not in path and not path.endswith("/") and not path.startswith(("/v1/v", "/v2/v")):
+    if "//" not in path and not path.endswith("/") and not path.startswith(_MAY_DOUBLE):
         return path or "/"
-    return _DOUBLED.sub("", _SLASHES.sub("/", path).rstrip("/")) or "/"
+    once = _DOUBLED.sub("", _SLASHES.sub("/", path).rstrip("/"))
+    return _DOUBLED_NATIVE.sub("/api/v1", once) or "/"
 
 
 def raw(path: str) -> bytes:
