@@ -177,6 +177,13 @@ def test_all_queries_together_have_the_limit_of_one() -> None:
         assert error["param"] == "queries"
 
 
+@pytest.mark.parametrize("headers", [{}, LINES], ids=["json", "lines"])
+def test_queries_without_passages_have_a_limit_too(headers: dict[str, str]) -> None:
+    error = refused(call({"queries": [PETS | {"passages": []}] * 4}, headers=headers, max_passages_per_rerank=3))
+    assert error["message"] == "queries holds 4 queries; the limit is 3 a request (MAX_PASSAGES_PER_RERANK)."
+    assert error["param"] == "queries"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [

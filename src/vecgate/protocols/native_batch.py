@@ -42,7 +42,13 @@ def queries(ask: Ask) -> list[RerankBody]:
     body: RerankBatchBody = ask.body
     if not body.queries:
         raise InvalidRequest("queries is empty; give at least one query.", "queries")
-    total, limit = sum(len(query.passages) for query in body.queries), ask.site.max_passages_per_rerank
+    limit = ask.site.max_passages_per_rerank
+    if len(body.queries) > limit:  # each with no passage is no passage too many
+        message = (
+            f"queries holds {len(body.queries)} queries; the limit is {limit} a request (MAX_PASSAGES_PER_RERANK)."
+        )
+        raise InvalidRequest(message, "queries")
+    total = sum(len(query.passages) for query in body.queries)
     if total > limit:
         message = f"queries hold {total} passages together; the limit is {limit} a request (MAX_PASSAGES_PER_RERANK)."
         raise InvalidRequest(message, "queries")
