@@ -151,7 +151,7 @@ class StubEngine:
         self.calls.append({"model": model, "inputs": inputs, **given})
         if self.fail is not None:
             raise self.fail
-        if dimensions is not None and dimensions > DIMENSIONS:
+        if dimensions is not None and not 1 <= dimensions <= DIMENSIONS:
             raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {DIMENSIONS}.", "dimensions")
         rows = [self._ids(one, cut, max_tokens) for one in inputs]
         vectors = np.stack([row_of(ids) for ids, _ in rows])[:, :dimensions]

@@ -16,7 +16,7 @@ from cohere.core.api_error import ApiError
 from tests.protocols import stub
 from vecgate import errors
 from vecgate.core import Call
-from vecgate.protocols import Site, cohere_bodies, vectors
+from vecgate.protocols import MOST_MESSAGE, Site, cohere_bodies, vectors
 from vecgate.protocols import cohere as protocol
 
 COHERE = ["vecgate.protocols.cohere"]
@@ -528,7 +528,7 @@ def test_a_wrong_method_is_405_and_names_the_right_one(path: str) -> None:
 def test_a_long_message_is_cut_and_a_lone_surrogate_in_it_is_no_500() -> None:
     status, _, body = protocol.render(errors.ModelNotFound("\ud83d" + "x" * 10_000))
     assert status == 404
-    assert len(body) < protocol.MOST_MESSAGE + 200
+    assert len(body) < MOST_MESSAGE + 200
     assert msgspec.json.decode(body)["message"].startswith("\\ud83dx")
 
 

@@ -199,7 +199,14 @@ def test_top_k_keeps_the_best_and_null_keeps_all(path: str, top_k: int | None, k
     assert good(call(path, {"query": "a cat", "passages": PASSAGES, "top_k": top_k}))["results"] == everything[:kept]
 
 
+@pytest.mark.parametrize(("asked", "most", "applied"), [(7, 128, 7), (500, 128, 128), (None, 128, 32), (None, 8, 8)])
+def test_usage_tells_the_batch_size_that_was_applied(asked: int | None, most: int, applied: int) -> None:
+    answer = good(call(EMBED, {"texts": ["a"], "batch_size": asked}, max_batch_size=most))
+    assert answer["usage"]["batch_size"] == applied
+
+
 def test_usage_tells_the_top_k_that_was_applied() -> None:
+    assert good(call(RERANK, {"query": "a", "passages": PASSAGES, "top_k": 99}))["usage"]["top_k"] == 3
     assert good(call(RERANK, {"query": "a", "passages": PASSAGES}))["usage"]["top_k"] == 3
     usage = good(call(RERANK, {"query": "a", "passages": PASSAGES, "top_k": 1}))["usage"]
     assert (usage["top_k"], usage["returned_passages"], usage["total_passages"]) == (1, 1, 3)

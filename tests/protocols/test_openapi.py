@@ -14,7 +14,7 @@ from schemathesis.checks import CHECKS
 from tests.protocols import stub
 from vecgate import __version__
 from vecgate.errors import InvalidRequest, NotReady, VecgateError
-from vecgate.protocols import Answer, Ask, Route, Site, native_bodies, openapi, ops, plain, routes
+from vecgate.protocols import MOST, Answer, Ask, Route, Site, native_bodies, openapi, ops, plain, routes
 
 DOCUMENT = openapi.document(routes(), __version__)
 OPERATIONS = [
@@ -119,7 +119,7 @@ def test_every_body_has_an_example_that_the_app_answers() -> None:
 
 def test_counts_and_names_show_their_bounds() -> None:
     fields = DOCUMENT["components"]["schemas"]["RerankBody"]["properties"]
-    assert fields["top_k"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": native_bodies.MOST}
+    assert fields["top_k"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": MOST}
     assert fields["method"]["anyOf"][0]["enum"] == list(native_bodies.METHODS)
     assert fields["passages"]["minItems"] == 1
 

@@ -6,7 +6,8 @@ Before a body is read the path's first route decides. Knows core.Engine, never t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler, asgi
@@ -29,6 +30,7 @@ from vecgate.errors import (
     Unauthenticated,
     VecgateError,
 )
+from vecgate.protocols import bodies
 
 PROTOCOLS = {
     "openai": "vecgate.protocols.openai",
@@ -47,8 +49,17 @@ NDJSON = "application/x-ndjson"
 TRUNCATED_SHOWN = 32
 """Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
 
+MOST = 2**31 - 1
+"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
+
+MOST_MESSAGE = 2_000
+"""Characters of an error message; a longer one (it quotes the request) is cut."""
+
 METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """What reaches an endpoint, which answers 405 itself; others end at Litestar's own 405."""
+
+Ignored = Annotated[msgspec.Raw, msgspec.Meta(description="Ignored.")]
+"""A field of any kind that becomes no object, however large it is."""
 
 T = TypeVar("T")
 
@@ -61,6 +72,7 @@ class Site:
     max_texts_per_request: int = 100
     max_passages_per_rerank: int = 1000
     batch_size: int = 32
+    max_batch_size: int = 128
     cut: Cut = "end"
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
@@ -113,8 +125,9 @@ class Route:
     """One operation of one protocol.
 
     key: the body key that marks this route where a path is shared. answer: the Struct of a 200, None where it is no
-    JSON; media_type: that 200's type; lines: the Structs of a line where the 200 may be NDJSON too; otherwise: bodies by status that are not the dialect's error; example: a body that
-    works as it stands; documented: whether the OpenAPI document shows it. render: the dialect of its errors.
+    JSON; media_type: that 200's type; lines: the Structs of a line where the 200 may be NDJSON too; otherwise: bodies by
+    status that are not the dialect's error; example: a body that works as it stands; documented: whether the OpenAPI
+    document shows it. render: the dialect of its errors.
     """
 
     method: Literal["GET", "POST"]
@@ -163,7 +176,8 @@ def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:
     for route in table:
         for path in route.paths:
             by_path.setdefault(path, []).append(route)
-    return [_handler(path, _endpoint(path, found, engine, site)) for path, found in by_path.items()]
+    gate = asyncio.Semaphore(1)  # large bodies at once: each stops all other threads for a while
+    return [_handler(path, _endpoint(path, found, engine, site, gate)) for path, found in by_path.items()]
 
 
 def _handler(path: str, endpoint: ASGIApp) -> Any:
@@ -177,7 +191,8 @@ def _handler(path: str, endpoint: ASGIApp) -> Any:
     return HTTPRouteHandler(path, http_method=METHODS)(whole)
 
 
-def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> Any:
+def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gate: asyncio.Semaphore) -> Any:
+    choose = _chooser([route for route in found if route.body is not None])
     decoders = {route.key: msgspec.json.Decoder(route.body) for route in found if route.body is not None}
     allowed = tuple(dict.fromkeys(method for route in found for method in (route.method, *_implied(route.method))))
 
@@ -194,8 +209,10 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site) -> 
             body = None
             if route.body is not None:
                 raw = await _read(receive)
-                route = _choose(options, raw)
-                body = _decode(decoders[route.key], raw)
+                await bodies.aside(gate, raw, bodies.check)
+                route = await bodies.aside(gate, raw, choose)
+                record.render = route.render
+                body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
             ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted, _accept(scope))
             answer = await route.handle(ask)
             if isinstance(answer.body, bytes):
@@ -225,33 +242,25 @@ async def _read(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _choose(options: list[Route], raw: bytes) -> Route:
-    """The route whose key the body holds; one route needs no look."""
-    if len(options) == 1:
-        return options[0]
-    try:
-        keys = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return options[0]  # whose decoder will say what is wrong
-    for route in options:
-        if route.key in keys:
-            return route
-    raise InvalidRequest(f"The body must hold one of: {', '.join(str(route.key) for route in options)}.")
+def _chooser(options: list[Route]) -> Callable[[bytes], Route]:
+    """What finds the route whose key a body holds; one route needs no look."""
+    keys = [str(route.key) for route in options]
+    if len(keys) < 2:
+        return lambda _: options[0]
+    fields = [(key, msgspec.Raw, msgspec.UNSET) for key in keys]
+    decoder = msgspec.json.Decoder(msgspec.defstruct("Keys", fields))  # makes no object of any other key
 
+    def choose(raw: bytes) -> Route:
+        try:
+            found = decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return options[0]  # whose decoder will say what is wrong
+        for key, route in zip(keys, options):
+            if getattr(found, key) is not msgspec.UNSET:
+                return route
+        raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
 
-def _decode(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
-    try:
-        raw.decode()  # msgspec does not look into strings that it skips or keeps raw
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        name = path.rstrip("`").removeprefix("$").removeprefix(".") or None
-        where = f" at {name!r}" if name else ""
-        raise InvalidRequest(f"{message}{where}.", name) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
-    except RecursionError as error:
-        raise InvalidRequest("The body is nested too deeply.") from error
+    return choose
 
 
 def _parameters(scope: Scope) -> dict[str, str]:
@@ -286,6 +295,33 @@ def headers_of(applied: Applied) -> dict[str, str]:
 def of_type(table: Mapping[type[VecgateError], T], error: VecgateError) -> T:
     """The row of a protocol's ERRORS for this error: its own type's, else its nearest parent's."""
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
+
+
+def message_of(error: VecgateError) -> str:
+    """What every dialect tells of it: no lone surrogates, which JSON can't hold, and of bounded length."""
+    message = str(error).encode("utf-8", "backslashreplace").decode()
+    return message if len(message) <= MOST_MESSAGE else f"{message[:MOST_MESSAGE]}..."
+
+
+def shown(asked: str) -> str:
+    """A client's word as a message may quote it."""
+    return repr(asked if len(asked) <= 40 else f"{asked[:40]}...")
+
+
+def check_some(name: str, items: Sequence[object], limit: int, setting: str, noun: str = "item") -> None:
+    """Raises InvalidRequest where there are none, and more than the setting's limit."""
+    if not items:
+        raise InvalidRequest(f"{name} is empty; give at least one {noun}.", name)
+    if len(items) > limit:
+        raise InvalidRequest(f"{name} holds {len(items)} {noun}s; the limit is {limit} a request ({setting}).", name)
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Raises InvalidRequest for a number that counts nothing."""
+    if value is not None and not 1 <= value <= MOST:
+        # An int of more than 4,300 digits can't be printed.
+        told = str(value) if abs(value) < 10**20 else "far out of range"
+        raise InvalidRequest(f"{name} is {told}; it must be from 1 to {MOST}.", name)
 
 
 def headers_of_error(error: VecgateError) -> dict[str, str]:

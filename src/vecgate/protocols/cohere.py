@@ -31,11 +31,22 @@ from vecgate.errors import (
     VecgateError,
     WrongTask,
 )
-from vecgate.protocols import Answer, Ask, Route, headers_of_error, of_type, timer, vectors
+from vecgate.protocols import (
+    Answer,
+    Ask,
+    Route,
+    check_count,
+    check_some,
+    headers_of_error,
+    message_of,
+    of_type,
+    shown,
+    timer,
+    vectors,
+)
 from vecgate.protocols.cohere_bodies import (
     CUTS,
     INPUT_TYPES,
-    MOST,
     ROLES,
     ApiMeta,
     ApiVersion,
@@ -51,8 +62,6 @@ from vecgate.protocols.cohere_bodies import (
     Version,
 )
 
-MOST_MESSAGE = 2_000
-"""Characters of an error message; a longer one (it quotes the request) is cut."""
 TOKENS_PER_DOCUMENT = 4_096
 """Cohere's default of max_tokens_per_doc."""
 DOCUMENTS_PER_UNIT = 100
@@ -81,10 +90,7 @@ OneOf = TypeVar("OneOf", bound=str)
 
 def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
     """{"message"}: what Cohere's SDKs turn into their exceptions."""
-    message = str(error).encode("utf-8", "backslashreplace").decode()
-    if len(message) > MOST_MESSAGE:
-        message = message[:MOST_MESSAGE] + "..."
-    return of_type(ERRORS, error), headers_of_error(error), msgspec.json.encode({"message": message})
+    return of_type(ERRORS, error), headers_of_error(error), msgspec.json.encode({"message": message_of(error)})
 
 
 async def rerank_v1(ask: Ask) -> Answer:
@@ -108,9 +114,9 @@ async def embed_v2(ask: Ask) -> Answer:
 
 async def _rerank(ask: Ask, version: Version) -> Answer:
     body: CohereRerank = ask.body
-    _some("documents", body.documents, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
-    _count("top_n", body.top_n)
-    _count("max_tokens_per_doc", body.max_tokens_per_doc)
+    check_some("documents", body.documents, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
+    check_count("top_n", body.top_n)
+    check_count("max_tokens_per_doc", body.max_tokens_per_doc)
     texts = _documents(body)
     ranking = await ask.engine.rerank(
         ask.call,
@@ -176,8 +182,8 @@ async def _embed(ask: Ask, version: Version) -> Answer:
     body: CohereEmbed = ask.body
     card = _card(ask, body.model)
     texts = _texts(body)
-    _some("texts" if body.inputs is None else "inputs", texts, ask.site.max_inputs, "VECGATE_MAX_INPUTS")
-    _count("max_tokens", body.max_tokens)
+    check_some("texts" if body.inputs is None else "inputs", texts, ask.site.max_inputs, "VECGATE_MAX_INPUTS")
+    check_count("max_tokens", body.max_tokens)
     types = _types(body)
     _check_width(body, card, types)
     found = await ask.engine.embed(
@@ -237,7 +243,7 @@ def _types(body: CohereEmbed) -> tuple[vectors.Encoding, ...]:
 
 def _check_width(body: CohereEmbed, card: ModelCard, types: Collection[vectors.Encoding]) -> None:
     """Before anything is computed. A model that is not loaded has no width yet; the engine will say so."""
-    _count("output_dimension", body.output_dimension)
+    check_count("output_dimension", body.output_dimension)
     if card.dimensions is None:
         return
     width = body.output_dimension or card.dimensions
@@ -275,22 +281,7 @@ def _chosen(name: str, asked: str, allowed: Collection[OneOf]) -> OneOf:
     for one in allowed:
         if one == asked:
             return one
-    shown = asked if len(asked) <= 40 else f"{asked[:40]}..."
-    raise InvalidRequest(f"{name} does not take {shown!r}; it takes {', '.join(allowed)}.", name)
-
-
-def _some(name: str, items: Sequence[object], limit: int, setting: str) -> None:
-    if not items:
-        raise InvalidRequest(f"{name} is empty; give at least one.", name)
-    if len(items) > limit:
-        raise InvalidRequest(f"{name} holds {len(items)} items; the limit is {limit} a request ({setting}).", name)
-
-
-def _count(name: str, value: int | None) -> None:
-    if value is not None and not 1 <= value <= MOST:
-        # An int of more than 4,300 digits can't be printed.
-        shown = str(value) if abs(value) < 10**20 else "far out of range"
-        raise InvalidRequest(f"{name} is {shown}; it must be from 1 to {MOST}.", name)
+    raise InvalidRequest(f"{name} does not take {shown(asked)}; it takes {', '.join(allowed)}.", name)
 
 
 RERANK_EXAMPLE = {

@@ -11,10 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vecgate.core import Cut
-from vecgate.protocols import vectors
-
-MOST = 2**31 - 1
-"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
+from vecgate.protocols import MOST, Ignored, vectors
 
 Version = Literal["1", "2"]
 CUTS: dict[str, Cut] = {"NONE": "refuse", "START": "start", "END": "end"}
@@ -24,7 +21,6 @@ INPUT_TYPES = (*ROLES, "classification", "clustering")
 
 # The bounds and choices below only document: cohere.py refuses with sentences that name the value.
 Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
-Ignored = Annotated[Any, Meta(description="Ignored.")]
 Document = Annotated[
     dict[str, Any],
     Meta(extra_json_schema={"properties": {"text": {"type": "string"}}, "required": ["text"]}),
@@ -43,8 +39,8 @@ class CohereRerank(msgspec.Struct, kw_only=True):
     rank_fields: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})] | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Count | None = None
-    max_chunks_per_doc: Ignored = None
-    priority: Ignored = None
+    max_chunks_per_doc: Ignored = msgspec.field(default_factory=msgspec.Raw)
+    priority: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -77,7 +73,7 @@ class CohereEmbed(msgspec.Struct, kw_only=True):
     truncate: Annotated[str | None, Meta(extra_json_schema={"enum": [*CUTS, None]})] = None
     output_dimension: Count | None = None
     max_tokens: Count | None = None
-    priority: Ignored = None
+    priority: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
 
 class ApiVersion(msgspec.Struct, kw_only=True):

@@ -14,10 +14,20 @@ from msgspec import UNSET
 
 from vecgate.core import Applied, Embeddings, Method, ModelCard, Ranking
 from vecgate.errors import InvalidRequest
-from vecgate.protocols import NDJSON, Answer, Ask, Route, native_batch, timer, vectors
+from vecgate.protocols import (
+    NDJSON,
+    Answer,
+    Ask,
+    Route,
+    check_count,
+    check_some,
+    native_batch,
+    shown,
+    timer,
+    vectors,
+)
 from vecgate.protocols.native_bodies import (
     METHODS,
-    MOST,
     BatchResult,
     EmbedAnswer,
     EmbedBody,
@@ -108,7 +118,7 @@ async def rerank_batch(ask: Ask) -> Answer:
 async def _embed(ask: Ask) -> Embeddings:
     body: EmbedBody = ask.body
     texts = [body.texts] if isinstance(body.texts, str) else body.texts
-    _some("texts", texts, ask.site.max_texts_per_request, "MAX_TEXTS_PER_REQUEST")
+    check_some("texts", texts, ask.site.max_texts_per_request, "MAX_TEXTS_PER_REQUEST", "text")
     return await ask.engine.embed(
         ask.call,
         body.model,
@@ -141,7 +151,7 @@ async def _answer(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> tu
             total_tokens=sum(ranking.applied.tokens) + ranking.applied.query_tokens,
             processing_time_ms=round(time_s * 1e3, 3),
             backend=card.backend or "unknown",
-            top_k=body.top_k or len(body.passages),
+            top_k=min(body.top_k or len(body.passages), len(body.passages)),
             query_length=len(body.query),
         ),
     )
@@ -163,12 +173,12 @@ async def _rerank(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> Ra
 
 def _check(ask: Ask, body: RerankBody) -> None:
     """Raises what can be said of a query without the engine."""
-    _some("passages", body.passages, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK")
+    check_some("passages", body.passages, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK", "text")
     _check_choices(body)
 
 
 def _check_choices(body: RerankChoices) -> None:
-    _count("top_k", body.top_k)
+    check_count("top_k", body.top_k)
     if body.method is not None:
         _named(body.method)
 
@@ -189,8 +199,7 @@ def _named(name: str) -> Method:
     for method in METHODS:
         if method == name:
             return method
-    shown = name if len(name) <= 40 else f"{name[:40]}..."
-    raise InvalidRequest(f"method is {shown!r}; it must be one of {', '.join(METHODS)}.", "method")
+    raise InvalidRequest(f"method is {shown(name)}; it must be one of {', '.join(METHODS)}.", "method")
 
 
 def _results(body: RerankBody, ranking: Ranking) -> list[Result]:
@@ -209,26 +218,12 @@ def _with_model(card: ModelCard) -> str:
 
 def _batch_size(ask: Ask) -> int:
     asked: int | None = ask.body.batch_size
-    _count("batch_size", asked)
-    return ask.site.batch_size if asked is None else asked
+    check_count("batch_size", asked)
+    return min(ask.site.batch_size if asked is None else asked, ask.site.max_batch_size)
 
 
 def _normalize(ask: Ask) -> bool:
     return ask.body.normalize is not False  # null is "not given"
-
-
-def _some(name: str, texts: Sequence[str], limit: int, setting: str) -> None:
-    if not texts:
-        raise InvalidRequest(f"{name} is empty; give at least one text.", name)
-    if len(texts) > limit:
-        raise InvalidRequest(f"{name} holds {len(texts)} texts; the limit is {limit} a request ({setting}).", name)
-
-
-def _count(name: str, value: int | None) -> None:
-    if value is not None and not 1 <= value <= MOST:
-        # An int of more than 4,300 digits can't be printed.
-        shown = str(value) if abs(value) < 10**20 else "far out of range"
-        raise InvalidRequest(f"{name} is {shown}; it must be from 1 to {MOST}.", name)
 
 
 EMBED_EXAMPLE = {"texts": ["Hello world", "This is a test"], "batch_size": 32, "normalize": True}

@@ -11,9 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vecgate.core import Method
-
-MOST = 2**31 - 1
-"""The largest count a body may hold; more is a mistake or an attack, not a wish."""
+from vecgate.protocols import MOST
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -64,7 +62,8 @@ class RerankBatchBody(RerankChoices, kw_only=True):
 
 
 class EmbedUsage(msgspec.Struct, kw_only=True):
-    """total_tokens: computed, special tokens and prompt included, after the cut. batch_size, normalize: as applied."""
+    """total_tokens: computed, special tokens and prompt included, after the cut. batch_size (at most MAX_BATCH_SIZE),
+    normalize: as applied."""
 
     total_texts: int
     total_tokens: int

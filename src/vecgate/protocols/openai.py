@@ -30,10 +30,19 @@ from vecgate.errors import (
     VecgateError,
     WrongTask,
 )
-from vecgate.protocols import Answer, Ask, Route, headers_of_error, of_type, timer, token_ids, vectors
-
-MOST_MESSAGE = 2_000
-"""Characters of an error message; a longer one (it quotes the request) is cut."""
+from vecgate.protocols import (
+    Answer,
+    Ask,
+    Ignored,
+    Route,
+    headers_of_error,
+    message_of,
+    of_type,
+    shown,
+    timer,
+    token_ids,
+    vectors,
+)
 
 ERRORS: dict[type[VecgateError], tuple[int, str, str | None]] = {
     InvalidRequest: (400, "invalid_request_error", None),
@@ -81,9 +90,10 @@ class CreateEmbeddings(msgspec.Struct, kw_only=True):
         str | None, Meta(description="float or base64.", extra_json_schema={"enum": ["float", "base64", None]})
     ] = None
     dimensions: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Numbers kept of each vector, which is then renormalised.")
+        Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None,
+        Meta(description="Numbers kept of each vector, which is then renormalised."),
     ] = None
-    user: Annotated[str | None, Meta(description="Ignored.")] = None
+    user: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
 
 class Embedding(msgspec.Struct, kw_only=True):
@@ -140,10 +150,7 @@ def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
     """OpenAI's error object: what its SDKs turn into their exceptions."""
     status, kind, code = of_type(ERRORS, error)
     param = "model" if isinstance(error, (ModelNotFound, WrongTask)) else getattr(error, "param", None)
-    message = str(error).encode("utf-8", "backslashreplace").decode()
-    if len(message) > MOST_MESSAGE:
-        message = message[:MOST_MESSAGE] + "..."
-    body = ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+    body = ErrorBody(error=ErrorDetail(message=message_of(error), type=kind, param=param, code=code))
     return status, headers_of_error(error), msgspec.json.encode(body)
 
 
@@ -165,7 +172,7 @@ def _encoding(asked: str | None) -> Literal["float", "base64"]:
         return "float"
     if asked == "base64":
         return "base64"
-    raise InvalidRequest(f"encoding_format {asked[:40]!r} is not offered; use 'float' or 'base64'.", "encoding_format")
+    raise InvalidRequest(f"encoding_format {shown(asked)} is not offered; use 'float' or 'base64'.", "encoding_format")
 
 
 async def _inputs(ask: Ask, body: CreateEmbeddings) -> Sequence[str] | token_ids.Arrays:

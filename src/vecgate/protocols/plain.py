@@ -28,10 +28,7 @@ from vecgate.errors import (
     VecgateError,
     WrongTask,
 )
-from vecgate.protocols import headers_of_error, of_type
-
-MOST_MESSAGE = 2_000
-"""Characters of an error message; a longer one (it quotes the request) is cut."""
+from vecgate.protocols import headers_of_error, message_of, of_type
 
 ERRORS: dict[type[VecgateError], tuple[int, str]] = {
     VecgateError: (500, "internal_error"),
@@ -59,9 +56,7 @@ ERRORS: dict[type[VecgateError], tuple[int, str]] = {
 def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
     """{"error": {message, type, param, code}, "message"}: OpenAI's shape for SDKs, the message again for people."""
     status, code = of_type(ERRORS, error)
-    message = str(error).encode("utf-8", "backslashreplace").decode()
-    if len(message) > MOST_MESSAGE:
-        message = message[:MOST_MESSAGE] + "..."
+    message = message_of(error)
     shape = {
         "message": message,
         "type": _kind(status),
