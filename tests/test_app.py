@@ -14,11 +14,13 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from litestar import Request
+from litestar.exceptions import HTTPException
 
 from tests import small
 from tests.protocols.stub import StubEngine
 from tests.whole import LIMIT_S, Whole
-from vecgate.app import build, build_engine, create_app
+from vecgate.app import _outside_a_route, build, build_engine, create_app
 from vecgate.backends import fake
 from vecgate.config import Settings, load
 from vecgate.core import Status
@@ -200,6 +202,30 @@ def test_an_unforeseen_error_is_opaque_and_logged(
     failed = next(record for record in caplog.records if record.levelno == logging.ERROR)
     assert "ZeroDivisionError" in str(vars(failed)["fields"])
     assert app.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "fields"), [("passages", {"error", "message"}), ("documents", {"message"})], ids=["native", "cohere"]
+)
+@pytest.mark.parametrize("status", [500, 504])
+def test_on_a_shared_path_what_fails_late_is_told_in_the_dialect_of_the_body(
+    tmp_path: Path, key: str, fields: set[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*_: object, **__: object) -> None:
+        if status == 500:
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(LocalEngine, "rerank", late)
+    with Whole(tmp_path, REQUEST_TIMEOUT="0.05" if status == 504 else "300") as app:
+        answer = app.post("/rerank", {"query": "a", key: ["b"]})
+    assert (answer.status_code, answer.json().keys()) == (status, fields)
+
+
+def test_what_litestar_refuses_beside_paths_and_methods_is_unforeseen() -> None:
+    scope: Any = {"type": "http", "path": "/x", "method": "GET"}
+    with pytest.raises(HTTPException):
+        _outside_a_route(None, Request(scope), HTTPException(status_code=400))
 
 
 def test_a_failing_row_fails_its_call_alone_in_its_dialect(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def _site(
         max_texts_per_request=settings.max_texts_per_request,
         max_passages_per_rerank=settings.max_passages_per_rerank,
         batch_size=settings.batch_size,
+        max_batch_size=settings.max_batch_size,
         cut=settings.truncate,
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
@@ -151,11 +152,14 @@ def _retry_after_s(engine: Engine) -> int:
 
 def _outside_a_route(render: Any, request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own refusals in the dialect of the path: unknown paths, and odd methods (TRACE) of those with parameters,
-    which are all for reading; an endpoint without parameters refuses a method itself."""
+    which are all for reading; an endpoint without parameters refuses a method itself. Any other is unforeseen."""
     path = request.scope["path"]
-    told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
-    if error.status_code == 405:
+    if error.status_code == 404:
+        told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
+    elif error.status_code == 405:
         told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}; use GET or HEAD.", ("GET", "HEAD"))
+    else:
+        raise error
     status, headers, body = render(path, told)
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
