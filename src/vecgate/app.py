@@ -13,7 +13,7 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
 from vecgate import __version__, protocols
-from vecgate.backends import choose, mlx_possible, open_backend
+from vecgate.backends import choose, mlx_possible, open_backend, require_one
 from vecgate.config import NO_MODEL, Settings
 from vecgate.core import Engine, Status, Task
 from vecgate.engine import checkpoint
@@ -90,6 +90,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
 
 def _models(settings: Settings) -> list[Model]:
     """MODEL_NAME's, whose files say whether it embeds or reranks, and CROSS_ENCODER_MODEL's; one of them at least."""
+    require_one(settings.backend)
     models = [] if settings.model_name.casefold() == NO_MODEL else [_main(settings)]
     reranker = settings.cross_encoder_model
     if models and reranker and models[0].checkpoint.task == "rerank":

@@ -157,7 +157,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_BATCH_TOKENS", TOKENS, "Most tokens in one forward.", unset="the device's"),
     Setting("MAX_TEXTS_PER_REQUEST", COUNT, "Most texts in one request to the native embed routes."),
     Setting("MAX_PASSAGES_PER_RERANK", COUNT, "Most passages in one rerank request."),
-    Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI routes."),
+    Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI and Cohere routes."),
     Setting("VECGATE_MAX_IN_FLIGHT", COUNT, "Most requests at once; more are answered 429."),
     Setting("VECGATE_BODY_LIMIT", SIZE,
             "The largest request body; at most VECGATE_BODY_MEMORY, and lowered to it where not set.",
@@ -392,8 +392,8 @@ def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = Non
     """
     group = parser.add_argument_group(
         "settings",
-        "Flags win over the environment, then .env, the TOML file, defaults. In [] stands the variable, which also works "
-        "with VECGATE_ before it; the TOML key is the same in lower case, without VECGATE_.",
+        "Flags win over the environment, then .env, the TOML file, defaults. In [] stands the variable,\n"
+        "which also works with VECGATE_ before it; the TOML key is the same in lower case, without VECGATE_.",
     )
     group.add_argument(
         "--config",

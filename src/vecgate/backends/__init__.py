@@ -24,7 +24,7 @@ APPLE_SILICON = ("Darwin", "arm64")
 
 # Distributions whose absence is the user's to cure: backend -> (import names, how to get them).
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "torch": (("torch", "transformers"), "pip install 'vecgate[torch]'"),
+    "torch": (("torch", "transformers"), "pip install torch transformers"),
     "mlx": (("mlx",), "pip install mlx"),
 }
 
@@ -54,6 +54,12 @@ def choose(requested: str, family: str, *, system: str | None = None, machine: s
     return name, why
 
 
+def require_one(requested: str) -> None:
+    """Raise ConfigError where no model at all could be served, before one is looked for or fetched."""
+    if not mlx_possible(requested):
+        require("torch" if requested == "auto" else requested)
+
+
 def mlx_possible(requested: str, *, system: str | None = None, machine: str | None = None) -> bool:
     """Whether MLX may be the answer of `choose` for some family: asked for, or left open on Apple Silicon."""
     apple = (system or platform.system(), machine or platform.machine()) == APPLE_SILICON
@@ -67,7 +73,7 @@ def require(name: str) -> None:
     packages, install = NEEDS.get(name, ((), ""))
     missing = next((package for package in packages if find_spec(package) is None), None)
     if missing is not None:
-        raise ConfigError(f"BACKEND={name} needs the package {missing!r}, which is not installed: {install}.")
+        raise ConfigError(f"The backend {name} needs the package {missing!r}, which is not installed: {install}.")
     if name == "mlx" and not _mlx_built():
         raise ConfigError("BACKEND=mlx is not part of this version of vecgate; use BACKEND=torch.")
 

@@ -6,6 +6,7 @@ HF_HUB_OFFLINE itself.
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,9 @@ from vecgate.errors import CheckpointError
 REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 NEEDLESS = ["onnx/*", "openvino/*", "original/*", "coreml/*", "gguf/*", ".*"]
 JSON = ["*.json"]
+
+# what went wrong is told once, by our error; the library would tell each of its retries
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def fetch(repo: str, revision: str | None, *, offline: bool = False) -> Path:
