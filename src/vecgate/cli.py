@@ -188,7 +188,8 @@ def _embed(arguments: argparse.Namespace) -> int:
     _apart(source, target)
     progress = arguments.progress
     if progress is None:
-        progress = not source.given and target is not None and sys.stderr.isatty()
+        vectors_on_screen = target is None and sys.stdout.isatty()
+        progress = not source.given and sys.stderr.isatty() and not vectors_on_screen
     wish = ask.Wish(
         url=arguments.url,
         model=_named(arguments),

@@ -179,7 +179,8 @@ def _server(parser: Parser) -> None:
     parser.add_argument(
         "--url",
         metavar="URL",
-        help="let the server at this address do it, with --model for the name it knows the model by and --api-key",
+        help="let the server at this address do it; of the settings below count then --model (its name there), --api-key, "
+        "--batch-size (texts in a request) and --request-timeout",
     )
 
 

@@ -123,6 +123,12 @@ def test_the_script_fails_the_rows_it_chooses() -> None:
     assert (fake.script.rows, len(fake.script.batches)) == (1, 2)
 
 
+def test_a_fake_without_a_script_holds_no_batch() -> None:
+    fake = load(checkpoint())
+    fake.forward(Batch((tokens(1, 2),)))
+    assert (fake.script.rows, fake.script.batches, fake.script.threads) == (1, [], [])
+
+
 def test_once_fails_one_forward_each() -> None:
     fake = load(checkpoint(), script=Script(once=[OutOfMemory("full"), RuntimeError("odd")]))
     batch = Batch((tokens(1, 2),))

@@ -60,16 +60,17 @@ def load(
     """
     width = 1 if checkpoint.task == "rerank" else dimensions or int(checkpoint.config.get("hidden_size", 8))
     card = BackendCard("fake", "cpu", "float32", width, pad_lengths, batch_tokens, checkpoint.weight_bytes)
-    return Fake(card, script or Script(), rerank=checkpoint.task == "rerank")
+    return Fake(card, script or Script(), rerank=checkpoint.task == "rerank", recorded=script is not None)
 
 
 class Fake:
     """A backend whose rows depend on the row's own ids and on nothing else."""
 
-    def __init__(self, card: BackendCard, script: Script, *, rerank: bool) -> None:
+    def __init__(self, card: BackendCard, script: Script, *, rerank: bool, recorded: bool) -> None:
         self.card = card
         self.script = script
         self._rerank = rerank
+        self._recorded = recorded  # without a script nobody reads the batches, and a long run would hold them all
 
     def forward(self, batch: Batch) -> Vectors:
         self._follow(batch)
@@ -92,8 +93,9 @@ class Fake:
         script = self.script
         if script.closed:
             raise BackendFailed("The model is closed.")
-        script.batches.append(batch)
-        script.threads.append(threading.get_ident())
+        if self._recorded:
+            script.batches.append(batch)
+            script.threads.append(threading.get_ident())
         script.entered.set()
         if script.hold is not None and not script.hold.wait(HOLD_S):
             raise BackendFailed(f"The fake was held for {HOLD_S:.0f} s.")
