@@ -43,6 +43,7 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "host": (["0.0.0.0", "::1"], ["0.0.0.0", "::1"], ['"0.0.0.0"', '"::1"'], ["http://a", "a:1", "a b"], ['""', "1"]),
     "port": (["0", "65535"], [0, 65535], ["0", "65535"], ["-1", "65536", "http", "90.0"], ["65536", '"9000"', "true"]),
     "reload": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
+    "offline": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
     "batch_size": (["7", "8"], [7, 8], ["7", "8"], [*WRONG_COUNT[0], "129"], [*WRONG_COUNT[1], "129"]),
     "max_batch_size": (["70", "80"], [70, 80], ["70", "80"], *WRONG_COUNT),
     "batch_tokens": (["4096", "1"], [4096, 1], ["4096", "1"], *WRONG_COUNT),
@@ -212,7 +213,9 @@ class TestEachSetting:
     ) -> None:
         parser = argparse.ArgumentParser()
         add_flags(parser)
-        argv = {("reload", 0): ["--reload"], ("reload", 1): ["--no-reload"]}
+        argv = {
+            (switch, at): [f"--{no}{switch}"] for switch in ("reload", "offline") for at, no in enumerate(("", "no-"))
+        }
         for i, value in enumerate(values):
             given = flags_of(parser.parse_args(argv.get((setting.key, i), [setting.option, texts[i]])))
             assert set(given) == {setting.key}

@@ -31,6 +31,7 @@ from tests.whole import Whole
 from vecgate import backends
 from vecgate.backends import fake
 from vecgate.config import SETTINGS
+from vecgate.errors import CheckpointError
 
 TEXTS = ["a cat", "dogs bark", "paris is", "the capital", "berlin is", "what france", "is germany", "of the"]
 EMBED = "/v1/embeddings"
@@ -141,6 +142,16 @@ def test_cache_dir(tmp_path: Path) -> None:
     marks = [json.loads((tmp_path / name / "checked.json").read_text()) for name in ("here", "there")]
     assert marks[0] == marks[1] != {}
     assert not (tmp_path / "cache").exists()
+
+
+def test_offline(tmp_path: Path) -> None:
+    said = []
+    for offline in ("true", "false"):
+        with pytest.raises(CheckpointError) as refused:
+            health(tmp_path, BACKEND="torch", MODEL_NAME="org/absent", VECGATE_OFFLINE=offline)
+        said.append(str(refused.value))
+    assert "without --offline" in said[0]
+    assert "without --offline" not in said[1]
 
 
 # how much at once

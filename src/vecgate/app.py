@@ -115,7 +115,7 @@ def _main(settings: Settings) -> Model:
 
 def _model(settings: Settings, name: str, task: Task | None, *, served_name: str | None) -> Model:
     """One model, found on disk and given a backend; its weights are read later, on the device thread."""
-    found = checkpoint.resolve(name, cache=settings.cache_dir.expanduser())
+    found = checkpoint.resolve(name, cache=settings.cache_dir.expanduser(), offline=settings.offline)
     read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
     if served_name:
         read = replace(read, name=served_name, aliases=())

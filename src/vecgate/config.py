@@ -48,6 +48,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 9000
     reload: bool = False
+    offline: bool = False
     batch_size: int = 32
     max_batch_size: int = 128
     batch_tokens: int | None = None
@@ -149,6 +150,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_SERVED_NAME", NAME, "The name the model is served under.", unset="the last part of its id"),
     Setting("HOST", HOST, "The address to listen on; 0.0.0.0 is every IPv4 address of this machine."),
     Setting("PORT", PORT, "The port to listen on; 0 takes any free one."),
+    Setting("VECGATE_OFFLINE", SWITCH, "Take models from this machine only; the hub is never asked."),
     Setting("RELOAD", SWITCH, "Restart when the source changes; needs granian[reload]."),
     Setting("BATCH_SIZE", COUNT,
             "Most rows of one request in one forward, where a native request has no `batch_size`; at most "

@@ -13,7 +13,7 @@ from vecgate.errors import ConfigError
 
 MODEL_FLAGS = frozenset(
     "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
-    "cache_dir request_timeout api_key".split()
+    "cache_dir offline request_timeout api_key".split()
 )
 """The settings that mean something without a server of one's own."""
 SHELF_FLAGS = frozenset(("backend", "model_name", "cache_dir", "tiktoken_cache_dir"))
