@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -423,23 +423,50 @@ def test_a_dead_device_thread_is_told_and_refuses_work(tmp_path: Path) -> None:
     assert with_engine([model], use) == ("failed", False)
 
 
-def test_long_texts_are_tokenised_off_the_loop(embedder: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The thread of every step of the model's tokenising."""
     threads: list[int] = []
-    encode = embedder.tokenizer.encode
+    encode_steps = model.tokenizer.encode_steps
 
-    def seen(*arguments: Any) -> Any:
-        threads.append(threading.get_ident())
-        return encode(*arguments)
+    def seen(*arguments: Any) -> Iterator[Any]:
+        for step in encode_steps(*arguments):
+            threads.append(threading.get_ident())
+            yield step
 
-    monkeypatch.setattr(embedder.tokenizer, "encode", seen)
+    monkeypatch.setattr(model.tokenizer, "encode_steps", seen)
+    return threads
+
+
+def test_long_texts_are_tokenised_off_the_loop(embedder: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = watched(embedder, monkeypatch)
 
     async def use(engine: LocalEngine) -> int:
+        threads.clear()  # the warm-up's
         await engine.embed(CALL, None, ["a"])
         await engine.embed(CALL, None, ["a " * 3000])
         return threading.get_ident()
 
     loop = with_engine([embedder], use)
-    assert [one == loop for one in threads[-2:]] == [True, False]
+    assert threads[0] == loop
+    assert loop not in threads[1:]
+    assert len(threads) > 1
+
+
+def test_a_call_that_leaves_stops_being_tokenised(embedder: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = watched(embedder, monkeypatch)
+    texts = ["a " * 100_000] * 100
+
+    async def use(engine: LocalEngine) -> None:
+        threads.clear()
+        leaving = asyncio.create_task(engine.embed(CALL, None, texts))
+        while not threads:  # noqa: ASYNC110 - the steps have no event
+            await asyncio.sleep(0.001)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await engine.embed(CALL, None, ["a " * 3000])  # after at most one more step
+
+    with_engine([embedder], use)
+    assert len(threads) < 30
 
 
 def test_the_end_frees_every_model(tmp_path: Path) -> None:

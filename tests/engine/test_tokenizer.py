@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 
 from tests.awkward import SENTENCE, TEXTS
 from vecgate.core import Checkpoint, Cut
+from vecgate.engine import giants
 from vecgate.engine import tokenizer as module
 from vecgate.engine.checkpoint import read
 from vecgate.engine.tokenizer import Tokenizer
-from vecgate.errors import CheckpointError, InputTooLong, InvalidRequest
+from vecgate.errors import InputTooLong, InvalidRequest
 
 KINDS = ("bert", "xlmr", "modernbert", "qwen3")
 Tiny = Callable[[str], Path]
@@ -182,8 +184,24 @@ def test_refusing_names_the_input_its_tokens_and_the_limit(opened: Opened) -> No
 
 def test_a_limit_without_room_for_text_is_refused(opened: Opened) -> None:
     _, tokenizer = opened("bert")
-    with pytest.raises(InvalidRequest, match="limit of 2 tokens"):
+    with pytest.raises(InvalidRequest, match="limit of 2 tokens") as caught:
         tokenizer.encode(["text"], "", 2, "end")
+    assert caught.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize("cut", ["end", "start", "refuse"])
+@pytest.mark.parametrize("one", ["cat", "the cat " * 3_000, " " * 2_000_000 + "cat", [5]])
+def test_a_limit_that_the_prompt_fills_is_refused(one: Any, cut: Cut, opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    lead = len(tokenizer.encode(["the query:"], "", 64, "end")[0]) - 2
+    expected = rf"limit of {lead + 2} tokens leaves no room .* special tokens \(2\) and the prompt's \({lead}\)\."
+    with pytest.raises(InvalidRequest, match=expected) as caught:
+        tokenizer.encode([one], "the query: ", lead + 2, cut)
+    assert caught.value.param == "max_tokens"
+    with pytest.raises(InvalidRequest, match=f"limit of {lead + 1} tokens leaves no room"):
+        tokenizer.encode([one], "the query: ", lead + 1, cut)
+    assert len(tokenizer.encode([""], "the query: ", lead + 2, cut)[0]) == lead + 2  # as much as it asks for
+    assert len(tokenizer.encode(["cat"], "the query: ", lead + 3, cut)[0]) == lead + 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,7 +307,7 @@ def test_refusing_a_pair_names_the_document(opened: Opened) -> None:
 def test_a_giants_row_is_that_of_the_whole_text(kind: str, shape: str, opened: Opened) -> None:
     checkpoint, tokenizer = opened(kind)
     text = GIANTS[shape]
-    assert len(text) > module.WHOLE_CHARS
+    assert len(text) > giants.WHOLE_CHARS
     whole = theirs(checkpoint.folder).encode(text, add_special_tokens=False).ids
     head, tail = tokenizer._single.head, tokenizer._single.tail
     total = len(head) + len(whole) + len(tail)
@@ -306,7 +324,7 @@ def test_a_giants_row_needs_no_words(shape: str, tiny: Tiny, tmp_path: Path) -> 
     """As sentencepiece's BPE models are shipped: no pre-tokenizer, the whole text is one word."""
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     checkpoint = rewritten(tiny("xlmr"), tmp_path / "wordless", pre_tokenizer=None, normalizer=space)
-    text = GIANTS[shape] * (1 + module.WORD_CHARS // len(GIANTS[shape]))
+    text = GIANTS[shape] * (1 + giants.WORD_CHARS // len(GIANTS[shape]))
     whole = theirs(checkpoint.folder).encode(text, add_special_tokens=False).ids
     tokenizer = Tokenizer(checkpoint)
     for cut, kept in (("end", whole[:98]), ("start", whole[-98:])):
@@ -332,14 +350,181 @@ def test_of_a_giant_only_as_much_is_tokenised_as_is_needed(
         with suppress(InputTooLong):
             assert len(tokenizer.encode([text], "", 64, cut)[0]) == 64
     assert len(seen) >= len(inputs)
-    assert max(seen) <= module.WORD_CHARS
+    assert max(seen) <= giants.WORD_CHARS
 
 
 def test_a_text_of_almost_no_tokens_is_looked_at_up_to_a_bound_and_reported_as_cut(opened: Opened) -> None:
     _, tokenizer = opened("bert")
-    (row,) = tokenizer.encode(["the cat" + " " * (3 * module.SCAN_CHARS) + "dog"], "", 64, "end")
+    (row,) = tokenizer.encode(["the cat" + " " * (3 * giants.SCAN_CHARS) + "dog"], "", 64, "end")
     assert row.ids.tolist() == tokenizer.encode(["the cat"], "", 64, "end")[0].ids.tolist()
     assert row.original > len(row)
+
+
+BLANK = " " * (giants.SCAN_CHARS + 50_000)
+STRANDED = {"end": BLANK + "paris", "start": "paris" + BLANK, "refuse": BLANK + "paris"}
+"""Texts that are as good as empty in all the characters that are looked at."""
+
+
+@pytest.mark.parametrize("cut", ["end", "start"])
+@pytest.mark.parametrize("kind", ["bert", "xlmr"])
+def test_a_text_whose_words_are_out_of_reach_is_reported_as_cut(kind: str, cut: Cut, opened: Opened) -> None:
+    _, tokenizer = opened(kind)
+    (row,) = tokenizer.encode([STRANDED[cut]], "", 64, cut)
+    assert row.original > len(row)
+    (pair,) = tokenizer.encode_pairs("the query", [STRANDED[cut]], 64, cut)
+    assert pair.original > len(pair)
+
+
+def test_refusing_a_text_that_was_not_read_to_its_end(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    expected = rf"has more than {giants.SCAN_CHARS} characters, the most that are looked at for a limit of 64 tokens\."
+    calls: list[tuple[str, str, Callable[[], Any]]] = [
+        ("Input 1", "input", lambda: tokenizer.encode(["cat", BLANK + "paris"], "", 64, "refuse")),
+        ("Input 0", "input", lambda: tokenizer.encode([BLANK + "paris"], "", 64, "refuse", max_text_tokens=5)),
+        ("The query", "query", lambda: tokenizer.encode_pairs(BLANK + "paris", ["cat"], 64, "refuse")),
+        ("Document 1", "documents", lambda: tokenizer.encode_pairs("q", ["cat", BLANK + "paris"], 64, "refuse")),
+        ("Document 0", "documents", lambda: tokenizer.encode_pairs("q", [BLANK + "paris"], 64, "refuse", 5)),
+    ]
+    for what, param, refused in calls:
+        with pytest.raises(InputTooLong, match=f"{what}.*{expected}") as caught:
+            refused()
+        assert caught.value.param == param
+
+
+def test_a_giant_cut_to_its_own_limit_is_not_refused(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    (row,) = tokenizer.encode(["the cat " * 200_000], "", 64, "refuse", max_text_tokens=5)
+    assert row.ids.tolist() == tokenizer.encode(["the cat the cat the"], "", 64, "end")[0].ids.tolist()
+
+
+def test_a_pair_gives_no_room_to_words_out_of_reach(opened: Opened) -> None:
+    _, tokenizer = opened("bert-reranker")
+    query, document = "the cat " * 5, "the dog " * 200
+    for far, near in (((query, BLANK + "paris"), (query, "")), ((BLANK + "paris", document), ("", document))):
+        rows = [tokenizer.encode_pairs(one, [other], 13, "end")[0] for one, other in (far, near)]
+        assert rows[0].ids.tolist() == rows[1].ids.tolist()
+        assert rows[0].second == rows[1].second
+
+
+# steps
+
+
+def texts_and_ids(tokenizer: Tokenizer) -> list[Any]:
+    own = tokenizer.encode(["the quick brown fox"], "", 64, "end")[0].ids.tolist()
+    return ["cat", own, SENTENCE * 400, "dog " * 3_000, "", own[1:-1], "fox", own * 50, "the end"]
+
+
+@pytest.mark.parametrize("cut", ["end", "start"])
+@pytest.mark.parametrize("size", [1, 40, 10**6])
+def test_steps_give_the_same_rows_in_order(
+    size: int, cut: Cut, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tokenizer = opened("bert")
+    inputs = texts_and_ids(tokenizer)
+    texts = [one for one in inputs if isinstance(one, str)]
+    alone = [tokenizer.encode([one], "the query: ", 32, cut)[0] for one in inputs]
+    pairs = [tokenizer.encode_pairs("the query", [one], 32, cut)[0] for one in texts]
+    monkeypatch.setattr(module, "GROUP_CHARS", size)
+    monkeypatch.setattr(module, "CHECKED_IDS", size)
+    rows = [row for step in tokenizer.encode_steps(inputs, "the query: ", 32, cut) for row in step]
+    assert [plain(row) for row in rows] == [plain(row) for row in alone]
+    rows = [row for step in tokenizer.encode_pairs_steps("the query", texts, 32, cut) for row in step]
+    assert [plain(row) for row in rows] == [plain(row) for row in pairs]
+
+
+def plain(row: Any) -> tuple[Any, ...]:
+    return row.ids.tolist(), row.second, row.prompt, row.original
+
+
+class Spy:
+    """The tokenizer object, telling how much each step hands to it: characters encoded, ids decoded."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.handed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.inner, name)
+
+        def seen(items: list[Any], **options: Any) -> Any:
+            self.handed += sum(map(len, items))
+            return call(items, **options)
+
+        return seen
+
+    def each(self, steps: Iterator[list[Any]]) -> list[int]:
+        costs = []
+        for _ in steps:
+            costs.append(self.handed)
+            self.handed = 0
+        return costs
+
+
+def test_each_step_is_a_bounded_part_of_the_work(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    tokenizer = copy(tokenizer)
+    tokenizer._inner = spy = Spy(tokenizer._inner)  # type: ignore[assignment]
+    texts = [SENTENCE * 40] * 60
+    total = len(SENTENCE) * 40 * 60
+    for steps, most in (
+        (tokenizer.encode_steps(texts, "", 64, "end"), module.GROUP_CHARS),
+        (tokenizer.encode_pairs_steps("the query", texts, 64, "end"), module.GROUP_CHARS),
+        (tokenizer.pieces_steps(texts, specials=True), module.GROUP_CHARS),
+        (tokenizer.decode_steps([[5] * 4_000] * 10, skip_specials=True), module.GROUP_IDS),
+    ):
+        costs = spy.each(steps)
+        assert max(costs) <= most
+        assert sum(costs) >= min(total, 40_000)
+        assert len(costs) > 2
+
+
+@pytest.mark.parametrize("cut", ["end", "start"])
+def test_each_slice_of_a_giant_is_a_step(cut: Cut, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tokenizer = opened("bert")
+    seen: list[int] = []
+    whole = Tokenizer._slice
+
+    def spy(self: Tokenizer, text: str) -> Any:
+        seen.append(len(text))
+        return whole(self, text)
+
+    monkeypatch.setattr(Tokenizer, "_slice", spy)
+    for steps in (
+        tokenizer.encode_steps([BLANK, "cat"], "", 64, cut),
+        tokenizer.encode_pairs_steps(BLANK, ["cat"], 64, cut),
+    ):
+        counts = [(len(seen), len(step)) for step in steps]
+        assert counts[:3] == [(1, 0), (2, 0), (3, 0)]
+        assert sum(rows for _, rows in counts) >= 1
+        seen.clear()
+
+
+def test_a_left_call_tokenises_no_more(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    tokenizer = copy(tokenizer)
+    tokenizer._inner = spy = Spy(tokenizer._inner)  # type: ignore[assignment]
+    steps = tokenizer.encode_steps([SENTENCE * 40] * 1_000, "", 64, "end")
+    assert spy.handed == 0
+    assert len(next(steps)) > 1
+    del steps
+    assert 0 < spy.handed <= module.GROUP_CHARS
+
+
+def test_an_error_names_the_input_of_all_not_of_its_step(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    many: list[Any] = ["the cat " * 2_000] * 20
+    for bad, expected in (
+        ("a\ud83db", "Text 20 is not"),
+        ([10**6], "Input 20 holds"),
+        ([5] * 100_000 + [-1], "Input 20 holds"),
+        ([], "Input 20 is"),
+    ):
+        with pytest.raises(InvalidRequest, match=expected):
+            tokenizer.encode([*many, bad], "", 64, "end")
+    with pytest.raises(InvalidRequest, match="Text 20 is not"):
+        tokenizer.pieces([*many, "a\ud83db"], specials=True)
+    with pytest.raises(InputTooLong, match="Input 20 has 75 tokens"):
+        tokenizer.encode([*["the " * 60] * 20, "the " * 73], "", 64, "refuse")
 
 
 def test_giants_and_others_keep_their_order(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,36 +584,14 @@ def test_decoding_gives_the_text_back(kind: str, opened: Opened) -> None:
     assert tokenizer.decode(ids, skip_specials=False) != tuple(texts)
 
 
+def test_decoding_an_endless_list_is_refused(opened: Opened) -> None:
+    _, tokenizer = opened("bert")
+    with pytest.raises(InputTooLong, match=r"Input 1 has 262145 token ids; the limit .* 262144\."):
+        tokenizer.decode([[5], [5] * 262_145], skip_specials=True)
+
+
 @pytest.mark.parametrize("wrong", [-1, 10**6, 2**40])
 def test_decoding_refuses_unknown_ids(wrong: int, opened: Opened) -> None:
     _, tokenizer = opened("bert")
     with pytest.raises(InvalidRequest, match="vocabulary"):
         tokenizer.decode([[5], [wrong]], skip_specials=True)
-
-
-# files
-
-
-def test_lower_casing_asked_for_by_the_checkpoint(tiny: Tiny) -> None:
-    checkpoint = read(tiny("modernbert"))
-    (row, same) = Tokenizer(replace(checkpoint, lower_case=True)).encode(["HELLO World", "hello world"], "", 64, "end")
-    assert row.ids.tolist() == same.ids.tolist()
-    (row, other) = Tokenizer(checkpoint).encode(["HELLO World", "hello world"], "", 64, "end")
-    assert row.ids.tolist() != other.ids.tolist()
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "WordPiece", "vocab": 5}}', "\x00"])
-def test_a_broken_tokenizer_is_named(content: str, tiny: Tiny, tmp_path: Path) -> None:
-    checkpoint = replace(read(tiny("bert")), folder=tmp_path)
-    (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json can't be read"):
-        Tokenizer(checkpoint)
-
-
-def test_types_that_backends_would_get_wrong_are_refused(tiny: Tiny, tmp_path: Path) -> None:
-    untyped = json.loads((tiny("bert") / "tokenizer.json").read_text())["post_processor"]
-    for step in untyped["pair"]:
-        next(iter(step.values()))["type_id"] = 0
-    checkpoint = rewritten(tiny("bert"), tmp_path / "untyped", post_processor=untyped)
-    with pytest.raises(CheckpointError, match="token types"):
-        Tokenizer(checkpoint)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 INLINE_CHARACTERS = 2_000
 """Texts up to this many characters are tokenised on the loop (about 0.3 ms); longer ones on a thread."""
+CLOSE_S = 5.0
+"""How long the end waits for the forward that runs."""
 INLINE_NUMBERS = 262_144
 """Matrices up to this many float32 numbers are normalised on the loop (under a millisecond)."""
 
@@ -142,11 +145,13 @@ class LocalEngine:
         for model in self._models.values():
             if model.backend is not None:
                 self._batcher.run(model.backend.close)
-        self._batcher.close()
+        loading = not all(future.done() for future in self._loading)
+        self._batcher.close(0.0 if loading else CLOSE_S)  # a load can't be interrupted, and nothing waits for its end
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, model: Model) -> None:
         """On the device thread: load, warm up, open the queue."""
+        log.info("Loading %s for %s.", model.name, model.backend_name)
         backend = model.load()
         self._batcher.memory = backend.memory()
         card = backend.card
@@ -227,24 +232,33 @@ class LocalEngine:
         most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
         size = _size(inputs) + len(prompt) * len(inputs)
         async with _deadline(call):
-            work = await self._rows(found, partial(found.tokenizer.encode, inputs, prompt, most, cut), size, batch_size)
+            steps = found.tokenizer.encode_steps(inputs, prompt, most, cut)
+            work = await self._rows(found, steps, size, batch_size)
             vectors = await self._finish(work.vectors, dimensions, normalize)
         return Embeddings(vectors, work.applied(role))
 
     async def _rows(
-        self, model: Model, encode: Callable[[], list[Tokens]], size: int, batch_size: int | None = None
+        self, model: Model, steps: Iterator[list[Tokens]], size: int, batch_size: int | None = None
     ) -> Work:
-        """Tokenise and compute: one row per item that `encode` gives."""
+        """Tokenise and compute: one row per item that `steps` gives."""
         start_s = perf_counter()
-        rows = await self._off_the_loop(encode, size)
+        rows = await self._stepwise(steps, size)
         tokenize_s = perf_counter() - start_s
         return Work(model, rows, await self._batcher.submit(model.name, rows, batch_size), tokenize_s)
 
-    async def _off_the_loop(self, job: Callable[[], T], size: int) -> T:
-        """`job()` on the loop when its texts are short, on a thread otherwise. size: in characters."""
+    async def _stepwise(self, steps: Iterator[Sequence[T]], size: int) -> list[T]:
+        """All that `steps` gives: on the loop when its texts are short, otherwise each step in its turn on a thread, so
+        that calls share the threads and one that leaves stops at the next step. size: in characters."""
+        done: list[T] = []
         if size <= INLINE_CHARACTERS:
-            return job()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+            for step in steps:
+                done += step
+            return done
+        loop = asyncio.get_running_loop()
+        ended: list[T] = []
+        while (step := await loop.run_in_executor(self._threads, next, steps, ended)) is not ended:
+            done += step
+        return done
 
     async def _finish(self, vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors:
         """Cut to `dimensions`, then L2: the only place that normalises."""
@@ -294,13 +308,12 @@ class LocalEngine:
         model.check_space(asked.expect)
         most = model.checkpoint.max_tokens
         (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
-
-        def encode() -> list[Tokens]:
-            query = model.tokenizer.encode([asked.query], first, most, asked.cut)
-            return query + model.tokenizer.encode(asked.documents, second, most, asked.cut, asked.limit)
-
+        steps = chain(
+            model.tokenizer.encode_steps([asked.query], first, most, asked.cut),
+            model.tokenizer.encode_steps(asked.documents, second, most, asked.cut, asked.limit),
+        )
         size = len(first) + len(asked.query) + len(second) * len(asked.documents) + _size(asked.documents)
-        work = await self._rows(model, encode, size)
+        work = await self._rows(model, steps, size)
         vectors = await self._finish(work.vectors, None, normalize=True)
         raw = ranking.cosines(vectors[0], vectors[1:])
         return _ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
@@ -309,10 +322,9 @@ class LocalEngine:
         """The documents of the indices `kept`, each read together with the query."""
         model = self._ready(self._names.find(name, "rerank").model)
         texts = [asked.documents[i] for i in kept]
-        encode = partial(
-            model.tokenizer.encode_pairs, asked.query, texts, model.checkpoint.max_tokens, asked.cut, asked.limit
-        )
-        work = await self._rows(model, encode, _size(texts) + len(asked.query) * len(texts))
+        most = model.checkpoint.max_tokens
+        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, most, asked.cut, asked.limit)
+        work = await self._rows(model, steps, _size(texts) + len(asked.query) * len(texts))
         raw = work.vectors[:, 0].astype(np.float64)
         return _ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
 
@@ -320,13 +332,13 @@ class LocalEngine:
 
     async def tokenize(self, model: str | None, texts: Sequence[str], *, specials: bool = True) -> tuple[Pieces, ...]:
         tokenizer = self._models[self._names.any(model).name].tokenizer
-        return await self._off_the_loop(partial(tokenizer.pieces, texts, specials), _size(texts))
+        return tuple(await self._stepwise(tokenizer.pieces_steps(texts, specials), _size(texts)))
 
     async def decode(
         self, model: str | None, ids: Sequence[Sequence[int]], *, skip_specials: bool = True
     ) -> tuple[str, ...]:
         tokenizer = self._models[self._names.any(model).name].tokenizer
-        return await self._off_the_loop(partial(tokenizer.decode, ids, skip_specials), _size(ids))
+        return tuple(await self._stepwise(tokenizer.decode_steps(ids, skip_specials), _size(ids)))
 
 
 def unit(vectors: Vectors) -> Vectors:
