@@ -121,12 +121,13 @@ async def _serve(app: Any, life: Life, address: str, port: int, drain_timeout_s:
         serving.result()
         return 1
     status = 1 if died.is_set() else 0
-    _abandon_after(drain_timeout_s + EXIT_MARGIN_S, status)
+    abandoned = _abandon_after(drain_timeout_s + EXIT_MARGIN_S, status)
     life.leaving()
     log.info("Leaving: up to %g s for the requests in flight.", drain_timeout_s)
     await life.drain(drain_timeout_s)
     server.stop()  # type: ignore[no-untyped-call]
     await serving
+    abandoned.cancel()
     log.info("Left with status %d.", status)
     return status
 
@@ -149,11 +150,12 @@ def _on_signals(told: asyncio.Event) -> None:
         loop.add_signal_handler(number, on, number)
 
 
-def _abandon_after(seconds: float, status: int) -> None:
+def _abandon_after(seconds: float, status: int) -> threading.Timer:
     """Leave in any case: a thread of its own, since the loop may be what hangs."""
     timer = threading.Timer(seconds, os._exit, (status,))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _raise_file_limit() -> None:
