@@ -12,6 +12,7 @@ from vecgate import shelf
 from vecgate.config import Settings
 from vecgate.engine import cached, checkpoint
 from vecgate.engine.cached import Cached
+from vecgate.engine.checkpoint import BUILT_IN
 from vecgate.errors import CheckpointError, CommandError, ConfigError
 from vecgate.protocols import token_ids
 
@@ -70,18 +71,18 @@ def test_a_model_that_no_backend_here_has_says_why(settings: Settings, hub: list
     config = made / "config.json"
     config.write_text(config.read_text().replace('"bert"', '"distilbert"'))
     hub.append(Cached("org/small", "a" * 40, made, 1))
-    entry = shelf.entries(replace(settings, backend="mlx"))[1]
+    entry = shelf.entries(replace(settings, backend="mlx"))[len(BUILT_IN)]
     assert (entry.names, entry.family, entry.backend) == (("org/small",), "distilbert", None)
     assert "mlx" in entry.note.lower()
 
 
 def test_token_tables_are_listed_and_removed(settings: Settings, hub: list[Cached]) -> None:
-    assert table(settings)[1] == ["cl100k", "token ids", "-", "-", "-", "not here: vecgate models fetch cl100k"]
+    assert table(settings)[len(BUILT_IN)] == ["cl100k", "token ids", "-", "-", "-", "not here: vecgate models fetch cl100k"]
     assert settings.tiktoken_dir is not None
     settings.tiktoken_dir.mkdir()
     path = settings.tiktoken_dir / token_ids.TABLES["cl100k"].file_name
     path.write_bytes(b"x" * 2_000)
-    assert table(settings)[1] == ["cl100k", "token ids", "-", "2 kB", "-", str(settings.tiktoken_dir)]
+    assert table(settings)[len(BUILT_IN)] == ["cl100k", "token ids", "-", "2 kB", "-", str(settings.tiktoken_dir)]
     what = shelf.removal("cl100k", settings)
     assert str(path) in what.what
     assert shelf.remove(what) == 2_000

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -644,5 +645,30 @@ def test_a_snapshot_is_called_by_its_repository(copy: Copy, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["", "nothing", "./missing", "/missing/folder", "a/b/c", "org/name with blank"])
 def test_a_name_of_nothing(name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"no folder here, no hub id .*, and no short name \(minilm\)"):
+    with pytest.raises(CheckpointError, match=r"no folder here, no hub id .*, and no short name \(minilm, bge"):
         resolve(name, offline=True)
+
+
+@pytest.mark.parametrize("asked", ["bge-reranker-v2-m3", "BGE-Reranker-v2-M3", "BAAI/bge-reranker-v2-m3"])
+def test_a_short_name_is_a_pinned_revision_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    fetched: list[tuple[str, str | None]] = []
+
+    def fetch(repo: str, revision: str | None, *, offline: bool) -> Path:
+        fetched.append((repo, revision))
+        return tmp_path
+
+    monkeypatch.setattr(module.hub, "fetch", fetch)
+    found = resolve(asked)
+    assert fetched == [("BAAI/bge-reranker-v2-m3", "953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e")]
+    assert (found.name, found.revision) == ("BAAI/bge-reranker-v2-m3", fetched[0][1])
+    assert "bge-reranker-v2-m3" in found.aliases
+    resolve("BAAI/bge-reranker-v2-m3@main")
+    assert fetched[1] == ("BAAI/bge-reranker-v2-m3", "main")
+
+
+def test_short_names_are_one_each_and_pinned_to_a_commit() -> None:
+    shorts = [one.short for one in module.BUILT_IN]
+    assert len(set(shorts)) == len(shorts) == 3
+    assert all(re.fullmatch("[0-9a-f]{40}", one.revision) for one in module.BUILT_IN)
