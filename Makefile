@@ -17,8 +17,11 @@ check: ## formatting, lint, types, tests: what CI runs
 	@.ci/install test
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy
-	@$(MAKE) --no-print-directory test
+	@# the types are checked beside the tests, which leave one core to them; pytest's closing line stays the last
+	@.venv/bin/mypy >.venv/mypy.log 2>&1 & types=$$!; \
+	$(MAKE) --no-print-directory test; tests=$$?; \
+	wait $$types || { cat .venv/mypy.log; exit 1; }; \
+	exit $$tests
 
 format: ## format the code and mend what lint can mend
 	@.ci/install test
