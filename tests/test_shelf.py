@@ -77,7 +77,14 @@ def test_a_model_that_no_backend_here_has_says_why(settings: Settings, hub: list
 
 
 def test_token_tables_are_listed_and_removed(settings: Settings, hub: list[Cached]) -> None:
-    assert table(settings)[len(BUILT_IN)] == ["cl100k", "token ids", "-", "-", "-", "not here: vecgate models fetch cl100k"]
+    assert table(settings)[len(BUILT_IN)] == [
+        "cl100k",
+        "token ids",
+        "-",
+        "-",
+        "-",
+        "not here: vecgate models fetch cl100k",
+    ]
     assert settings.tiktoken_dir is not None
     settings.tiktoken_dir.mkdir()
     path = settings.tiktoken_dir / token_ids.TABLES["cl100k"].file_name
