@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from vecgate import core
 from vecgate.engine import checkpoint as module
-from vecgate.engine import weights
+from vecgate.engine import hub, weights
 from vecgate.engine.checkpoint import Found, read, resolve
 from vecgate.errors import CheckpointError
 
@@ -659,7 +659,7 @@ def test_a_short_name_is_a_pinned_revision_of_the_hub(
         fetched.append((repo, revision))
         return tmp_path
 
-    monkeypatch.setattr(module.hub, "fetch", fetch)
+    monkeypatch.setattr(hub, "fetch", fetch)
     found = resolve(asked)
     assert fetched == [("BAAI/bge-reranker-v2-m3", "953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e")]
     assert (found.name, found.revision) == ("BAAI/bge-reranker-v2-m3", fetched[0][1])
