@@ -71,8 +71,24 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """How a reranker that was trained on prompts reads a pair: prefix, then lead + query + middle + document cut to the
+    room that is left, then suffix; the three parts are tokenised apart, so that prefix and suffix survive every cut."""
+
+    prefix: str
+    lead: str
+    middle: str
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk, built only by engine/checkpoint.py; everything that decides its rows is here as data."""
+    """A model on disk, built only by engine/checkpoint.py; everything that decides its rows is here as data.
+
+    tail: ids put after each row's own, where the tokenizer's file forgets them (e5-mistral's EOS). template: for a
+    reranker that reads a pair as a prompt. yes_id, no_id: a reranker that is a causal language model scores a pair by
+    the logit of yes_id less that of no_id (None: of yes_id alone) after the last token; without a yes_id it has a head.
+    """
 
     name: str
     folder: Path
@@ -95,6 +111,10 @@ class Checkpoint:
     lower_case: bool = False
     similarity: str = "cosine"
     activation: str | None = None
+    tail: tuple[int, ...] = ()
+    template: PairTemplate | None = None
+    yes_id: int | None = None
+    no_id: int | None = None
     token_types: bool = False
     quantization: dict[str, Any] | None = None
     fingerprint: str | None = None
