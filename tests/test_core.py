@@ -34,6 +34,7 @@ NOUNS: list[Any] = [
     TOKENS,
     core.Batch((TOKENS, core.Tokens(np.array([1], np.int32)))),
     core.Dense(Path("2_Dense/model.safetensors"), "Tanh", True),
+    core.PairTemplate("<s>", "Query: ", " Document: ", "</s>"),
     core.Checkpoint(
         name="m",
         folder=Path("/models/m"),
@@ -46,6 +47,9 @@ NOUNS: list[Any] = [
         stored_dtype="float32",
         weight_bytes=1,
         dense=(core.Dense(Path("d"), "Identity", False),),
+        tail=(2,),
+        template=core.PairTemplate("", "q", "d", ""),
+        yes_id=3,
         prompts={"query": "q: "},
     ),
     core.BackendCard("torch", "cpu", "float32", 8, (8, 16), 2048, 1),
