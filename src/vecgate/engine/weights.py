@@ -1,4 +1,6 @@
-"""The headers of safetensors files: which tensors exist, how large, in what type; reads no weights and no other format.
+"""The headers of safetensors files: which tensors exist, how large, in what type; reads no weights.
+
+Of pickle, where it is allowed, only the files' names and sizes are looked at.
 
 Format: 8 bytes little-endian length, that many bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
 """
@@ -18,37 +20,62 @@ HEADER_BYTES = 100_000_000
 """The format's own limit for the JSON."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
 WIDTHS |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """files: in the index's order. dtype: the float type that holds most bytes. size_bytes: of all tensors."""
+    """files: in the index's order. dtype: the float type that holds most bytes. size_bytes: of all tensors. tensors:
+    their names; none are known of a single file of pickle."""
 
     files: tuple[Path, ...]
     dtype: str
     size_bytes: int
+    tensors: frozenset[str] = frozenset()
 
 
-def find(folder: Path) -> Weights:
-    """The checkpoint's weights, every header checked; raises CheckpointError naming the file and the remedy."""
+def find(folder: Path, *, allow_pickle: bool = False) -> Weights:
+    """The checkpoint's weights, every header checked; raises CheckpointError naming the file and the remedy.
+
+    allow_pickle: where there are no safetensors, PyTorch's own files will do.
+    """
+    if allow_pickle and not _has(folder, SAFE) and _has(folder, PICKLE):
+        return _pickled(folder)
     listed = _listed(folder)
     sizes: Counter[str] = Counter()
+    found: set[str] = set()
     for path, expected in listed.items():
         tensors = header(path)
         for name in expected - tensors.keys():
             raise CheckpointError(f"{path} lacks the tensor {name!r} of its index; fetch the file again.")
+        found |= tensors.keys()
         for tensor in tensors.values():
             begin, end = tensor["data_offsets"]
             sizes[tensor["dtype"]] += end - begin
     floats = [name for name, _ in sizes.most_common() if name in DTYPES]
-    return Weights(tuple(listed), DTYPES[floats[0]] if floats else "float32", sizes.total())
+    return Weights(tuple(listed), DTYPES[floats[0]] if floats else "float32", sizes.total(), frozenset(found))
 
 
-def names(folder: Path) -> tuple[str, ...]:
-    """The files that hold the weights by their index, else model.safetensors; they may not exist yet."""
-    index = folder / "model.safetensors.index.json"
-    return tuple(path.name for path in _indexed(index)) if index.exists() else ("model.safetensors",)
+def names(folder: Path, file: str = SAFE) -> tuple[str, ...]:
+    """The files that hold the weights by their index, else the one of that name; they may not exist yet."""
+    index = folder / f"{file}.index.json"
+    return tuple(path.name for path in _indexed(index)) if index.exists() else (file,)
+
+
+def _has(folder: Path, file: str) -> bool:
+    return (folder / file).exists() or (folder / f"{file}.index.json").exists()
+
+
+def _pickled(folder: Path) -> Weights:
+    """What can be said without opening them: the type is told by config.json, if at all."""
+    index = folder / f"{PICKLE}.index.json"
+    listed = _indexed(index) if index.exists() else {folder / PICKLE: set()}
+    for path in listed:
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing, though {index.name} lists it; fetch the model again.")
+    size_bytes = sum(path.stat().st_size for path in listed)
+    return Weights(tuple(listed), "", size_bytes, frozenset().union(*listed.values()))
 
 
 def header(path: Path) -> dict[str, dict[str, Any]]:
@@ -102,8 +129,9 @@ def _indexed(index: Path) -> dict[Path, set[str]]:
         raise CheckpointError(f"{index} is not an index of weights ({error}); fetch it again.") from error
     listed: dict[Path, set[str]] = {}
     for name, file in pairs:
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names {file[:100]!r}, which is not a safetensors file beside it.")
+        kind = ".bin" if index.name.startswith(PICKLE) else ".safetensors"
+        if Path(file).name != file or not file.endswith(kind):
+            raise CheckpointError(f"{index} names {file[:100]!r}, which is not a {kind[1:]} file beside it.")
         listed.setdefault(index.parent / file, set()).add(name)
     if not listed:
         raise CheckpointError(f"{index} lists no weights; fetch it again.")
@@ -116,8 +144,8 @@ def _missing(path: Path, *, sharded: bool) -> str:
         return f"{path} is missing, though model.safetensors.index.json lists it; fetch the model again."
     if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         return (
-            f"{folder} has its weights only as pickle, which can run code and is never loaded; "
-            "take a revision with model.safetensors, or convert it with transformers' save_pretrained()."
+            f"{folder} has its weights only as pickle, which can run code and is not loaded; take a revision with "
+            "model.safetensors, convert it with transformers' save_pretrained(), or trust it with --allow-pickle."
         )
     if (folder / "adapter_config.json").exists():
         return f"{folder} holds a LoRA adapter only; merge it into its base model and save that."
