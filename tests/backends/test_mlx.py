@@ -449,7 +449,7 @@ def test_a_config_it_cant_follow_is_one_sentence(bert: Checkpoint, config: dict[
     ("change", "message"),
     [
         ({"family": "t5"}, "bert. is of the family 't5'; on MLX there are bert, .*BACKEND=torch"),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "bert. has quantised weights, .* family 'bert'"),
+        ({"quantization": {"quant_method": "gptq", "bits": 4}}, "bert. is quantised with gptq, .* mlx_lm.convert"),
         ({"pad_id": 99999}, "the pad id 99999 is not in its vocabulary"),
     ],
 )
@@ -734,6 +734,7 @@ def test_auto_is_the_stored_type_where_16_bits_are_fast(
     fast = replace(devices.cpu(0.8), half=True, bound=lambda weights, working: asked.append((weights, working)))
     monkeypatch.setattr(devices, "find", lambda *given: fast)
     checkpoint = stored_as(bert, tmp_path, stored)
-    assert load(checkpoint).card.dtype == expected
-    assert asked[0][0] == checkpoint.weight_bytes
+    card = load(checkpoint).card
+    assert card.dtype == expected
+    assert asked[0][0] == card.weight_bytes
     assert asked[0][1] > 2048 * 64 * 2

@@ -6,7 +6,7 @@ engines or HTTP: token ids go in, float32 rows come out. What it computes with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -40,17 +40,18 @@ def load(
     """
     family = _family(checkpoint)
     where = devices.find(device, memory_fraction)
-    compute = _dtype(dtype, checkpoint, where)
+    compute = _dtype(dtype, checkpoint, where, getattr(family, "REFUSED", {}))
     config = family.Config.read(checkpoint)
-    stored = DTYPES.get(checkpoint.stored_dtype, mx.float32)
-    needed = checkpoint.weight_bytes * compute.size // stored.size
+    stored = weights.read(checkpoint, config.names)
+    needed = weights.needed_bytes(stored, config.names, compute)
     token_bytes = config.token_bytes(checkpoint.max_tokens, compute.size)
     batch_tokens = _batch_tokens(checkpoint, where, needed, token_bytes)
     mx.set_default_device(where.place)
     where.bound(needed, batch_tokens * token_bytes)
     model = family.Model(config)
-    held = weights.fill(model, checkpoint, config.names, compute)
+    held = weights.fill(model, checkpoint, config.names, stored, compute)
     layers = tuple(weights.read_dense(layer) for layer in checkpoint.dense)
+    layers = layers or weights.inner_dense(checkpoint, config.names, stored, config.hidden)
     if not 0 <= checkpoint.pad_id < config.vocabulary:
         raise CheckpointError(f"{checkpoint.name}: the pad id {checkpoint.pad_id} is not in its vocabulary.")
     card = BackendCard(
@@ -160,20 +161,28 @@ def _family(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(
             f"{checkpoint.name} is of the family {checkpoint.family!r}; on MLX there are {known}. Use BACKEND=torch."
         )
-    if checkpoint.quantization is not None:
+    method = (checkpoint.quantization or {}).get("quant_method")
+    if method is not None or checkpoint.config.get("quantize_activations"):
         raise CheckpointError(
-            f"{checkpoint.name} has quantised weights, which the MLX backend can't read for the family "
-            f"{checkpoint.family!r}; use the unquantised model."
+            f"{checkpoint.name} is quantised with {method or 'activations too'}, which can't be followed on MLX; use the "
+            "unquantised model, or one converted with mlx_lm.convert."
         )
     return import_module(FAMILIES[checkpoint.family])
 
 
-def _dtype(name: str, checkpoint: Checkpoint, device: Device) -> mx.Dtype:
-    """What to compute in. auto: the stored type; float32 on a CPU, where 16-bit types are 20 times slower."""
+def _dtype(name: str, checkpoint: Checkpoint, device: Device, refused: Mapping[str, str]) -> mx.Dtype:
+    """What to compute in. auto: the stored type; float32 on a CPU, where 16-bit types are 20 times slower.
+
+    refused: types that the family can't be computed in, and why.
+    """
     if name == "auto":
         name = checkpoint.stored_dtype if device.half and checkpoint.stored_dtype in DTYPES else "float32"
+        name = "float32" if name in refused else name
     if name not in DTYPES:
         raise ConfigError(f"DTYPE={name!r} is not known; use auto, {', '.join(DTYPES)}.")
+    if name in refused:
+        others = ", ".join(one for one in DTYPES if one not in refused)
+        raise ConfigError(f"{checkpoint.name} can't be computed in {name}: {refused[name]}; use DTYPE={others}.")
     return DTYPES[name]
 
 

@@ -160,7 +160,8 @@ class Model(nn.Module):
         return self.head(x) if self._config.reranks else x
 
     def _kinds(self, rows: Rows) -> mx.array:
-        return self.kinds(rows.kinds) if self._config.kinds > 1 else self.kinds.weight[0]
+        found: mx.array = self.kinds(rows.kinds if self._config.kinds > 1 else mx.zeros_like(rows.kinds))
+        return found
 
     def _at(self, ids: mx.array) -> mx.array:
         """Positions. RoBERTa's count only what is no pad, so that a pad written in a text moves none that follows."""

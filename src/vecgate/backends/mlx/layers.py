@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 Activation = Callable[[mx.array], mx.array]
 
@@ -33,13 +34,28 @@ class Rows:
     mask: mx.array | None
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: mx.array | None) -> mx.array:
-    """(B, L, H) of three (B, L, H): softmax in float32, scores over the root of a head's width."""
+def attend(
+    q: mx.array, k: mx.array, v: mx.array, heads: int, mask: mx.array | None, turn: Activation | None = None
+) -> mx.array:
+    """(B, L, H) of three (B, L, H): softmax in float32, scores over the root of a head's width. turn: `rotary`'s."""
     rows, length, hidden = q.shape
     width = hidden // heads
     q, k, v = (x.reshape(rows, length, heads, width).transpose(0, 2, 1, 3) for x in (q, k, v))
+    if turn is not None:
+        q, k = turn(q), turn(k)
     out = mx.fast.scaled_dot_product_attention(q, k, v, scale=width**-0.5, mask=mask)
     return out.transpose(0, 2, 1, 3).reshape(rows, length, hidden)
+
+
+def rotary(base: float, width: int, factor: float = 1.0) -> Activation:
+    """Rotary positions for (B, heads, L, D): the first `width` of a head's numbers are turned, half against half.
+
+    factor: positions are divided by it. The frequencies are computed and rounded as torch does: MLX's own are off by
+    more with every position.
+    """
+    powers = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    freqs = mx.array(np.float32(base) ** powers * np.float32(factor))
+    return partial(mx.fast.rope, dims=width, traditional=False, base=None, scale=1.0, offset=0, freqs=freqs)
 
 
 def token_bytes(hidden: int, inner: int, heads: int, longest: int, width: int) -> int:
