@@ -64,7 +64,9 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
 SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".plain", ".token_ids", ".vectors")}
 OVER_PROTOCOLS = {"vecgate.protocols.openapi"}
 """Describes all routes from their table; no protocol imports it."""
-SHARED_BY_FAMILIES = {f"vecgate.backends.mlx.{name}" for name in ("layers", "pooling", "settings", "weights")}
+SHARED_BY_FAMILIES = {
+    f"vecgate.backends.mlx.{name}" for name in ("causal", "layers", "packed", "pooling", "settings", "weights")
+}
 RUN_AS_SCRIPT = {"vecgate.engine.reference"}
 SLOW = {"torch", "transformers", "mlx", "mlx_lm", "sentence_transformers", "ray"}
 

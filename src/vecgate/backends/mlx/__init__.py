@@ -7,9 +7,12 @@ FAMILIES = {
     "bert": "vecgate.backends.mlx.bert",
     "camembert": "vecgate.backends.mlx.bert",
     "distilbert": "vecgate.backends.mlx.distilbert",
+    "gemma3_text": "vecgate.backends.mlx.gemma3",
     "modernbert": "vecgate.backends.mlx.modernbert",
     "mpnet": "vecgate.backends.mlx.mpnet",
     "nomic_bert": "vecgate.backends.mlx.nomic_bert",
+    "qwen2": "vecgate.backends.mlx.qwen2",
+    "qwen3": "vecgate.backends.mlx.qwen3",
     "roberta": "vecgate.backends.mlx.bert",
     "xlm-roberta": "vecgate.backends.mlx.bert",
 }
