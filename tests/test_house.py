@@ -61,7 +61,7 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
     "tqdm": ("vecgate.ask",),
     "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
 }
-SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".plain", ".token_ids", ".vectors")}
+SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".gather", ".plain", ".token_ids", ".vectors")}
 OVER_PROTOCOLS = {"vecgate.protocols.openapi"}
 """Describes all routes from their table; no protocol imports it."""
 SHARED_BY_FAMILIES = {
