@@ -1,0 +1,112 @@
+"""What is asked of each kind of tests/tiny, as data: the texts, the roles, the recipe the reference follows.
+
+Knows neither a backend nor an engine: tests/test_families.py asks both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.tiny.decoders import WEB_SEARCH
+from tests.tiny.rerankers import INSTRUCTION, PREFIX, SUFFIX
+from tests.tiny.words import WORDS
+from vecgate.core import Task
+
+LONG = " ".join(WORDS[at * at % 17] for at in range(40))
+LONGER = " ".join(WORDS[60 + at * at % 43] for at in range(300))
+TEXTS = (
+    "the quick brown fox jumps over the lazy dog",
+    "Paris is the capital of France.",
+    "How many people live in Berlin?",
+    "hello world",
+    "1984",
+    "你好，世界",
+    "Привет, мир! αβγ",
+    "def now(it):\n    return 1 + it",
+    "literal [CLS] and [SEP] or <s> </s> <pad>[PAD] <|endoftext|> <|im_end|> <bos> <eos> <mask> in a text",
+    "cafe\u0301 against café, and ﬁne",
+    LONG,
+    LONGER,
+    "  more  spaces\t\n they made ",
+    "no way",
+    "",
+    "深東京の首都です。",
+    "YES and NO; don't!",
+    "x = [1, 2, 3]; y = x ** 2",
+    "cat",
+    "one more word than that",
+)
+"""LONG is over every local window, LONGER over every limit."""
+FEW = (TEXTS[1], TEXTS[3], TEXTS[11], "")
+QUERY = "what is the capital of france?"
+PAIRS = (
+    *((QUERY, text) for text in TEXTS),
+    (LONGER, TEXTS[1]),
+    (LONGER, LONGER[::-1]),
+    ("", TEXTS[0]),
+    (LONG, "yes"),
+)
+BODY = f"<Instruct>: {INSTRUCTION}\n<Query>: {{query}}\n<Document>: {{document}}"
+JUDGED: dict[str, Any] = {"template": [PREFIX, BODY, SUFFIX], "max_tokens": 256}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """kind: of tests/tiny. roles: asked of FEW texts besides the plain call. how, more: the reference's recipe. twin: the
+    kind whose folder the reference reads, where it can't read this one's."""
+
+    kind: str
+    task: Task = "embed"
+    roles: tuple[str, ...] = ()
+    how: str = "encode"
+    more: dict[str, Any] = field(default_factory=dict)
+    twin: str | None = None
+
+    @property
+    def asked(self) -> list[tuple[str | None, str]]:
+        """(role, text) of an embedder."""
+        return [*((None, text) for text in TEXTS), *((role, text) for role in self.roles for text in FEW)]
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        """As engine/reference.py takes it."""
+        asked = self.asked if self.task == "embed" else PAIRS
+        return {"name": self.kind, "folder": str(folder), "how": self.how, "asked": asked, **self.more}
+
+
+E5_MISTRAL = {
+    "tail": [2],
+    "max_tokens": 96,
+    "prompts": {"null": "", "web_search_query": f"{WEB_SEARCH} "},
+}
+CASES = (
+    Case("bert", roles=("query", "document")),
+    Case("bge", roles=("query", "document")),
+    Case("roberta", roles=("question", "query")),
+    Case("xlmr", roles=("query", "document")),
+    Case("modernbert"),
+    Case("modernbert-mean", roles=("query", "document")),
+    Case("nomic_bert", roles=("query", "document", "clustering"), twin="nomic_bert-native"),
+    Case("nomic_bert-native", roles=("query", "clustering")),
+    Case("mpnet"),
+    Case("distilbert"),
+    Case("distiluse"),
+    Case("pooled"),
+    Case("pooled-old"),
+    Case("instructor", roles=("query", "document")),
+    Case("qwen3", roles=("query", "document")),
+    Case("qwen3-untied", roles=("query",)),
+    Case("gemma3", roles=("query", "document", "STS")),
+    Case("mistral", roles=("web_search_query",), how="last", more=E5_MISTRAL),
+    Case("qwen2", roles=("query",)),
+    Case("llama", roles=("query", "document")),
+    Case("bert-reranker", "rerank", how="predict"),
+    Case("xlmr-reranker", "rerank", how="predict"),
+    Case("modernbert-reranker", "rerank", how="predict"),
+    Case("modernbert-reranker-cls", "rerank", how="predict"),
+    Case("qwen3-reranker", "rerank", how="judge", more=JUDGED),
+    Case("qwen3-classifier", "rerank", how="judge", more=JUDGED),
+    Case("qwen3-logit", "rerank", how="predict"),
+    Case("zerank", "rerank", how="predict"),
+)
