@@ -26,9 +26,9 @@ def test_specials_stand_where_the_post_processor_puts_them(
     kind: str, single: Template, pair: Template, tiny: Tiny
 ) -> None:
     checkpoint = read(tiny(kind))
-    inner = open_tokenizer(checkpoint)
-    assert single_template(inner, checkpoint) == single
-    assert pair_template(inner, checkpoint) == pair
+    inner, path = open_tokenizer(checkpoint), checkpoint.folder / "tokenizer.json"
+    assert single_template(inner, path) == single
+    assert pair_template(inner, path) == pair
     assert len(pair) == len(pair.head) + len(pair.middle) + len(pair.tail)
 
 
@@ -61,6 +61,6 @@ def test_types_that_backends_would_get_wrong_are_refused(tiny: Tiny, tmp_path: P
         next(iter(step.values()))["type_id"] = 0
     path.write_text(json.dumps(content))
     checkpoint = read(path.parent)
-    inner = open_tokenizer(checkpoint)
+    inner, path = open_tokenizer(checkpoint), checkpoint.folder / "tokenizer.json"
     with pytest.raises(CheckpointError, match="token types"):
-        check_types(inner, pair_template(inner, checkpoint), checkpoint)
+        check_types(inner, pair_template(inner, path), path)
