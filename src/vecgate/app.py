@@ -119,7 +119,7 @@ def _model(settings: Settings, name: str, task: Task | None, *, served_name: str
     read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
     if served_name:
         read = replace(read, name=served_name, aliases=())
-    backend, why = choose(settings.backend, read.family)
+    backend, why = choose(settings.backend, read.family, read.task)
     opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
     return Model(read, opened, backend, why)
 

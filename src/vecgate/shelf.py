@@ -134,7 +134,7 @@ def _served(
     read: Checkpoint, names: tuple[str, ...], place: str, revision: str, size_bytes: int, settings: Settings
 ) -> Entry:
     try:
-        backend, note = choose(settings.backend, read.family)
+        backend, note = choose(settings.backend, read.family, read.task)
     except ConfigError as error:
         return Entry(names, place, revision, size_bytes, read.task, read.family, None, str(error))
     return Entry(names, place, revision, size_bytes, read.task, read.family, backend, note)

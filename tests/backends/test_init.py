@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,11 +13,11 @@ import pytest
 
 from vecgate.backends import BACKENDS, choose, open_backend
 from vecgate.backends.fake import load as load_fake
-from vecgate.core import Backend, Checkpoint
+from vecgate.core import Backend, Checkpoint, Task
 from vecgate.errors import ConfigError
 
-MAC = {"system": "Darwin", "machine": "arm64"}
-LINUX = {"system": "Linux", "machine": "x86_64"}
+MAC: dict[str, Any] = {"system": "Darwin", "machine": "arm64"}
+LINUX: dict[str, Any] = {"system": "Linux", "machine": "x86_64"}
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_auto_takes_mlx_on_apple_silicon_when_it_has_the_family(mlx: None) -> No
         ("t5", MAC, "does not have the family 't5'"),
     ],
 )
-def test_auto_takes_torch_elsewhere_and_says_why(mlx: None, family: str, place: dict[str, str], why: str) -> None:
+def test_auto_takes_torch_elsewhere_and_says_why(mlx: None, family: str, place: dict[str, Any], why: str) -> None:
     name, reason = choose("auto", family, **place)
     assert name == "torch"
     assert why in reason
@@ -73,6 +74,33 @@ def test_what_is_asked_for_is_taken(mlx: None) -> None:
 def test_mlx_for_a_family_it_does_not_have_is_one_sentence(mlx: None) -> None:
     with pytest.raises(ConfigError, match=r"BACKEND=mlx can't serve the family 't5'.*torch.*bert"):
         choose("mlx", "t5", **MAC)
+
+
+@pytest.mark.parametrize("requested", ["torch", "auto"])
+@pytest.mark.parametrize(
+    ("family", "task", "said"),
+    [
+        (
+            "bart",
+            "embed",
+            r"BACKEND=torch can't embed with the family 'bart'; it can with albert, bert, .*xlm-roberta\.$",
+        ),
+        ("t5", "rerank", r"can't rerank with the family 't5'; it can with albert, (?!.*nomic_bert)(?!.*\bt5\b)"),
+    ],
+)
+def test_a_family_that_torch_was_not_shown_to_do_is_refused(
+    mlx: None, requested: str, family: str, task: Task, said: str
+) -> None:
+    for place in (LINUX, MAC):
+        with pytest.raises(ConfigError, match=said):
+            choose(requested, family, task, **place)
+    assert choose("torch", "t5", "embed", **LINUX) == ("torch", "asked for")
+
+
+def test_the_table_of_torch_costs_no_import() -> None:
+    script = "import sys, vecgate.backends as b; assert b.TORCH['bert']; print({'torch', 'mlx'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

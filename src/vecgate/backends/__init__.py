@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from vecgate.core import Backend, Checkpoint
+from vecgate.core import Backend, Checkpoint, Task
 from vecgate.errors import ConfigError
 
 BACKENDS = {
@@ -18,6 +18,34 @@ BACKENDS = {
     "mlx": "vecgate.backends.mlx.backend:load",
     "fake": "vecgate.backends.fake:load",
 }
+
+BOTH: tuple[Task, ...] = ("embed", "rerank")
+TORCH: dict[str, tuple[Task, ...]] = {
+    "albert": BOTH,
+    "bert": BOTH,
+    "camembert": BOTH,
+    "deberta-v2": BOTH,
+    "distilbert": BOTH,
+    "electra": BOTH,
+    "ernie": BOTH,
+    "eurobert": BOTH,
+    "gemma": BOTH,
+    "gemma2": BOTH,
+    "gemma3_text": BOTH,
+    "gte": BOTH,
+    "llama": BOTH,
+    "mistral": BOTH,
+    "modernbert": BOTH,
+    "mpnet": BOTH,
+    "nomic_bert": ("embed",),
+    "phi3": BOTH,
+    "qwen2": BOTH,
+    "qwen3": BOTH,
+    "roberta": BOTH,
+    "t5": ("embed",),
+    "xlm-roberta": BOTH,
+}
+"""config.json's model_type -> what torch was shown to do rightly with it; tests/backends/torch/test_families.py shows it."""
 
 APPLE_SILICON = ("Darwin", "arm64")
 """platform.system(), platform.machine()."""
@@ -37,8 +65,10 @@ def open_backend(name: str, checkpoint: Checkpoint, **options: Any) -> Backend:
     return backend
 
 
-def choose(requested: str, family: str, *, system: str | None = None, machine: str | None = None) -> tuple[str, str]:
-    """(backend, why) for a model family; raises ConfigError where what was asked for can't be had.
+def choose(
+    requested: str, family: str, task: Task = "embed", *, system: str | None = None, machine: str | None = None
+) -> tuple[str, str]:
+    """(backend, why) for a model family and what it is to do; raises ConfigError where that can't be had.
 
     auto: MLX on Apple Silicon when it is installed and has the family, else torch. `system` and `machine` are
     platform.system() and platform.machine() unless told.
@@ -51,7 +81,15 @@ def choose(requested: str, family: str, *, system: str | None = None, machine: s
     require(name)
     if name == "mlx" and family not in _mlx_families():
         raise ConfigError(f"BACKEND=mlx can't serve the family {family!r}; use BACKEND=torch, or one of {_known()}.")
+    if name == "torch" and task not in TORCH.get(family, ()):
+        raise ConfigError(not_on_torch(family, task))
     return name, why
+
+
+def not_on_torch(family: str, task: Task) -> str:
+    """That torch can't do it, and for which families it can."""
+    known = ", ".join(one for one, tasks in sorted(TORCH.items()) if task in tasks)
+    return f"BACKEND=torch can't {task} with the family {family!r}; it can with {known}."
 
 
 def require_one(requested: str) -> None:

@@ -1,4 +1,4 @@
-"""Any Hugging Face encoder through transformers, on mps, cuda or cpu: the only door to torch and transformers.
+"""Hugging Face encoders and decoders through transformers, on mps, cuda or cpu: the only door to torch and transformers.
 
 Knows nothing of texts, engines or HTTP: token ids go in, float32 rows come out.
 """
@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from vecgate.backends.torch import devices, weights
+from vecgate.backends.torch import devices, families, room, weights
 from vecgate.backends.torch.devices import Device
 from vecgate.backends.torch.pooling import pool
-from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
+from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Pooling, Tokens, Vectors
 from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -33,15 +33,15 @@ def load(
     device's memory, CheckpointError for files that do not make the whole model.
     """
     where = devices.find(device, memory_fraction)
-    compute = weights.dtype_for(dtype, checkpoint, where)
-    config = weights.read_config(checkpoint)
-    batch_tokens = weights.batch_tokens(checkpoint, config, compute, where)
-    model = weights.read_model(checkpoint, config, compute)
-    dense = torch.nn.Sequential(*(weights.read_dense(layer) for layer in checkpoint.dense))
+    compute = room.dtype_for(dtype, checkpoint, where)
+    found = families.find(checkpoint)
+    batch_tokens = room.batch_tokens(checkpoint, found, compute, where)
+    model = weights.read_model(checkpoint, found, compute)
+    after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
-        return TorchBackend(checkpoint, where, _on(where, model), _on(where, dense), batch_tokens)
+        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), batch_tokens, found.last_token)
     except RuntimeError as error:
-        raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {weights.first_line(error)}") from error
+        raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
 
 
 def _on(device: Device, module: M) -> M:
@@ -50,28 +50,34 @@ def _on(device: Device, module: M) -> M:
 
 
 class TorchBackend:
-    """One model on one device."""
+    """One model on one device.
+
+    after: what float32 rows go through once pooled: sentence-transformers' Dense, or a decoder's score of a pair.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         device: Device,
         model: PreTrainedModel,
-        dense: torch.nn.Sequential,
+        after: torch.nn.Sequential,
         batch_tokens: int,
+        last_token: bool,
     ) -> None:
         self._checkpoint = checkpoint
         self._device = device
         self._model: PreTrainedModel | None = model
-        self._dense = dense
+        self._after = after
+        self._pooling: tuple[Pooling, ...] = ("last",) if last_token else checkpoint.pooling
+        self._own_head = checkpoint.task == "rerank" and not last_token
         table: Any = model.get_input_embeddings()
         self._vocabulary = int(table.weight.shape[0])
-        tensors = (*model.parameters(), *model.buffers(), *dense.parameters())
+        tensors = (*model.parameters(), *model.buffers(), *after.parameters())
         self.card = BackendCard(
             backend="torch",
             device=device.label,
-            dtype=weights.name_of(model.dtype),
-            dimensions=_dimensions(checkpoint, model, dense),
+            dtype=room.name_of(model.dtype),
+            dimensions=1 if self._own_head else weights.width(checkpoint, model, after),
             pad_lengths=device.lengths(checkpoint.max_tokens),
             batch_tokens=batch_tokens,
             weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
@@ -99,7 +105,7 @@ class TorchBackend:
 
     def close(self) -> None:
         self._model = None
-        self._dense = torch.nn.Sequential()
+        self._after = torch.nn.Sequential()
         self._device.trim()
 
     def _check(self, batch: Batch) -> None:
@@ -120,10 +126,10 @@ class TorchBackend:
         if self._checkpoint.token_types:
             inputs["token_type_ids"] = (real & (at >= seconds)).long()
         out = model(**inputs)
-        if self._checkpoint.task == "rerank":
+        if self._own_head:
             result = out.logits
         else:
-            result = self._dense(pool(out.last_hidden_state.float(), real, at >= prompts, self._checkpoint.pooling))
+            result = self._after(pool(out.last_hidden_state.float(), real, at >= prompts, self._pooling))
         # A copy, so that no row keeps the batch's hidden states alive.
         copied = result[: len(rows)].to("cpu", torch.float32, copy=True)
         return np.ascontiguousarray(copied.numpy())
@@ -145,16 +151,6 @@ class TorchBackend:
                 spans[2, index] = row.prompt
         place = self._device.place
         return torch.from_numpy(ids).to(place), torch.from_numpy(spans).to(place)
-
-
-def _dimensions(checkpoint: Checkpoint, model: PreTrainedModel, dense: torch.nn.Sequential) -> int:
-    if checkpoint.task == "rerank":
-        return 1
-    linears = [module for module in dense.modules() if isinstance(module, torch.nn.Linear)]
-    if linears:
-        return linears[-1].out_features
-    text: Any = model.config.get_text_config()
-    return int(text.hidden_size) * len(checkpoint.pooling)
 
 
 def _at_least(steps: tuple[int, ...], count: int) -> int:
