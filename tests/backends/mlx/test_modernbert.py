@@ -17,6 +17,7 @@ import transformers
 
 from tests.backends.mlx.alike import (
     OTHER,
+    SAME,
     SOME,
     VOCABULARY,
     assert_alike,
@@ -189,6 +190,30 @@ def test_shards_are_one_model(model: Any, checkpoint: Checkpoint, tmp_path: Path
     assert len(sharded.weights) > 2
     batch = rows_for(checkpoint, 9, 33)
     np.testing.assert_array_equal(by_mlx(sharded, batch), by_mlx(checkpoint, batch))
+
+
+def test_quantised_weights_give_the_rows_of_what_they_unpack_to(tmp_path: Path) -> None:
+    """As mlx-community has them: 4 bits, tables too, names with `model.`; the sums are in float32 on a CPU."""
+    checkpoint = save(embedder(hidden_size=64, intermediate_size=64), tmp_path)
+    packing: dict[str, Any] = {"group_size": 32, "bits": 4}
+    packed: dict[str, mx.array] = {}
+    plain: dict[str, mx.array] = {}
+    found = mx.load(str(checkpoint.weights[0]))
+    assert isinstance(found, dict)
+    for name, tensor in found.items():
+        assert isinstance(tensor, mx.array)
+        if tensor.ndim == 1:
+            packed[f"model.{name}"] = plain[name] = tensor
+            continue
+        parts = mx.quantize(tensor, **packing)
+        plain[name] = mx.dequantize(*parts, **packing)
+        packed.update(zip((f"model.{name[:-6]}{part}" for part in ("weight", "scales", "biases")), parts, strict=True))
+    files = (tmp_path / "packed.safetensors", tmp_path / "plain.safetensors")
+    mx.save_safetensors(str(files[0]), packed)
+    mx.save_safetensors(str(files[1]), plain)
+    rows = rows_for(checkpoint, *SOME)
+    got = by_mlx(replace(checkpoint, weights=files[:1], quantization=packing), rows)
+    assert distance(got, by_mlx(replace(checkpoint, weights=files[1:]), rows)) < SAME
 
 
 DEEP = "layers.2.mlp.Wo.weight"

@@ -7,6 +7,7 @@ FAMILIES = {
     "bert": "vecgate.backends.mlx.bert",
     "camembert": "vecgate.backends.mlx.bert",
     "distilbert": "vecgate.backends.mlx.distilbert",
+    "electra": "vecgate.backends.mlx.bert",
     "gemma3_text": "vecgate.backends.mlx.gemma3",
     "modernbert": "vecgate.backends.mlx.modernbert",
     "mpnet": "vecgate.backends.mlx.mpnet",

@@ -1,6 +1,7 @@
-"""BERT, RoBERTa, XLM-RoBERTa and CamemBERT, as embedders and as rerankers: one architecture.
+"""BERT, RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA, as embedders and as rerankers: one architecture.
 
-They differ in where positions begin and in what the head's tensors are called. Knows neither batching nor pooling.
+They differ in where positions begin and in the head; ELECTRA's tables may be narrower than its layers. Knows neither
+batching nor pooling.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from vecgate.backends.mlx.layers import Activation, Rows, attend, token_bytes
+from vecgate.backends.mlx.layers import Activation, Rows, attend, gelu, token_bytes
 from vecgate.backends.mlx.weights import Names, activation_of, setting
 from vecgate.core import Checkpoint
 from vecgate.errors import CheckpointError
@@ -21,6 +22,7 @@ NAMES = Names(
         ("positions.", "embeddings.position_embeddings."),
         ("kinds.", "embeddings.token_type_embeddings."),
         ("first_norm.", "embeddings.LayerNorm."),
+        ("widen.", "embeddings_project."),
         ("blocks.", "encoder.layer."),
         (".query.", ".attention.self.query."),
         (".key.", ".attention.self.key."),
@@ -31,24 +33,30 @@ NAMES = Names(
         (".down.", ".output.dense."),
         (".down_norm.", ".output.LayerNorm."),
     ),
-    prefixes=("bert.", "roberta."),
+    prefixes=("bert.", "roberta.", "electra."),
     old=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),
     # Buffers that are computed here, and the heads that an embedder does not use.
-    spare=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "lm_head.", "classifier."),
+    spare=(
+        *("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "lm_head.", "classifier."),
+        *("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),
+    ),
 )
-HEADS = {
-    "bert": (("head.inner.", "pooler.dense."), ("head.outer.", "classifier.")),
-    "roberta": (("head.inner.", "classifier.dense."), ("head.outer.", "classifier.out_proj.")),
-}
+POOLED = (("head.inner.", "pooler.dense."), ("head.outer.", "classifier."))
+"""BERT's head; the others' are called as follows."""
+OWN = (("head.inner.", "classifier.dense."), ("head.outer.", "classifier.out_proj."))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """pad: where RoBERTa's positions begin (at pad + 1), and the position of a pad; None for BERT, which begins at 0."""
+    """pad: where RoBERTa's positions begin (at pad + 1), and the position of a pad; None where they begin at 0.
+
+    table: the width of the embeddings. head: what its tensors are called. bent: its activation.
+    """
 
     vocabulary: int
     positions: int
     kinds: int
+    table: int
     hidden: int
     inner: int
     heads: int
@@ -56,22 +64,29 @@ class Config:
     eps: float
     activation: Activation
     pad: int | None
+    head: tuple[tuple[str, str], ...]
+    bent: Activation
     reranks: bool
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> Config:
         """From config.json; raises CheckpointError for what this architecture can't be."""
+        family = checkpoint.family
+        hidden = setting(checkpoint, "hidden_size", int)
         config = cls(
             vocabulary=setting(checkpoint, "vocab_size", int),
             positions=setting(checkpoint, "max_position_embeddings", int),
             kinds=setting(checkpoint, "type_vocab_size", int, 2),
-            hidden=setting(checkpoint, "hidden_size", int),
+            table=setting(checkpoint, "embedding_size", int) if family == "electra" else hidden,
+            hidden=hidden,
             inner=setting(checkpoint, "intermediate_size", int),
             heads=setting(checkpoint, "num_attention_heads", int),
             layers=setting(checkpoint, "num_hidden_layers", int),
             eps=setting(checkpoint, "layer_norm_eps", float, 1e-12),
             activation=activation_of(setting(checkpoint, "hidden_act", str, "gelu"), checkpoint.folder / "config.json"),
-            pad=None if checkpoint.family == "bert" else checkpoint.pad_id,
+            pad=None if family in ("bert", "electra") else checkpoint.pad_id,
+            head=POOLED if family == "bert" else OWN,
+            bent=gelu if family == "electra" else mx.tanh,
             reranks=checkpoint.task == "rerank",
         )
         config.check(checkpoint)
@@ -97,7 +112,7 @@ class Config:
 
     @property
     def names(self) -> Names:
-        return replace(NAMES, ours=NAMES.ours + HEADS["bert" if self.pad is None else "roberta"])
+        return replace(NAMES, ours=NAMES.ours + self.head)
 
     def token_bytes(self, longest: int, width: int) -> int:
         return token_bytes(self.hidden, self.inner, self.heads, longest, width)
@@ -133,9 +148,10 @@ class Head(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.hidden, config.hidden)
         self.outer = nn.Linear(config.hidden, 1)
+        self._bent = config.bent
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        logits: mx.array = self.outer(mx.tanh(self.inner(hidden[:, 0].astype(mx.float32))))
+        logits: mx.array = self.outer(self._bent(self.inner(hidden[:, 0].astype(mx.float32))))
         return logits
 
 
@@ -144,10 +160,12 @@ class Model(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.words = nn.Embedding(config.vocabulary, config.hidden)
-        self.positions = nn.Embedding(config.positions, config.hidden)
-        self.kinds = nn.Embedding(config.kinds, config.hidden)
-        self.first_norm = nn.LayerNorm(config.hidden, eps=config.eps)
+        self.words = nn.Embedding(config.vocabulary, config.table)
+        self.positions = nn.Embedding(config.positions, config.table)
+        self.kinds = nn.Embedding(config.kinds, config.table)
+        self.first_norm = nn.LayerNorm(config.table, eps=config.eps)
+        if config.table != config.hidden:
+            self.widen = nn.Linear(config.table, config.hidden)
         self.blocks = [Block(config) for _ in range(config.layers)]
         if config.reranks:
             self.head = Head(config)
@@ -155,6 +173,8 @@ class Model(nn.Module):
 
     def __call__(self, rows: Rows) -> mx.array:
         x = self.first_norm(self.words(rows.ids) + self._kinds(rows) + self.positions(self._at(rows.ids)))
+        if "widen" in self:
+            x = self.widen(x)
         for block in self.blocks:
             x = block(x, rows.mask)
         return self.head(x) if self._config.reranks else x
