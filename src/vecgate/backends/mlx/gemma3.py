@@ -56,6 +56,10 @@ class Config:
             raise CheckpointError(f"{file} says is_causal false; Gemma 3 says it with use_bidirectional_attention.")
         if given.get("attn_logit_softcapping") is not None:
             raise CheckpointError(f"{file} asks for attn_logit_softcapping, which Gemma 3 does not compute.")
+        if checkpoint.yes_id is not None and given.get("final_logit_softcapping") is not None:
+            raise CheckpointError(
+                f"{file} asks for final_logit_softcapping, which is not computed on MLX. Use BACKEND=torch."
+            )
         sizes = Sizes.read(checkpoint, width=256, activation="hidden_activation")
         window, both = setting(checkpoint, "sliding_window", int), bool(given.get("use_bidirectional_attention"))
         local, whole = rotaries(checkpoint, sizes.width)

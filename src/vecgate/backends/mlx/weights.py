@@ -262,8 +262,9 @@ def _check_packed(
 
 
 def _not_finite(stored: Stored, dtype: mx.Dtype) -> str:
-    turned = "" if stored.array.dtype == dtype else f" once it is {dtype}"
-    return f"{stored.file}: {stored.name!r} holds NaN or infinity{turned.replace('mlx.core.', '')}; fetch it again."
+    narrowed = dtype not in (stored.array.dtype, mx.float32)
+    turned = f" once it is {str(dtype).removeprefix('mlx.core.')}" if narrowed else ""
+    return f"{stored.file}: {stored.name!r} holds NaN or infinity{turned}; fetch it again."
 
 
 def _computed(arrays: Sequence[mx.array], file: Path) -> None:
