@@ -99,7 +99,7 @@ def test_the_version(capsys: Said) -> None:
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        (["serve", "--prot", "9001"], ("--prot", "--port")),
+        (["serve", "--prt", "9001"], ("--prt", "--port")),
         (["serve", "--api-kee=secret"], ("--api-kee", "--api-key")),
         (["--model=secret"], ("--model", "after the command")),
         (["serve", "--port"], ("--port", "vecgate serve --help")),

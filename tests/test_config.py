@@ -38,6 +38,17 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "backend": (["torch", "MLX"], ["torch", "mlx"], ['"torch"', '"MLX"'], ["cuda", "torch,mlx"], ['"cuda"', "1"]),
     "model_name": (["org/m", "./m"], ["org/m", "./m"], ['"org/m"', '"./m"'], ["a\nb", "a\x00"], ['""', "1", '["a"]']),
     "mlx_model_path": (["./a", "b"], ["./a", "b"], ['"./a"', '"b"'], ["a\nb"], ["1", "true"]),
+    "task": (["rerank", "EMBED"], ["rerank", "embed"], ['"rerank"', '"EMBED"'], ["score"], ['"score"', "1", '""']),
+    "pooling": (["last", "Mean"], ["last", "mean"], ['"last"', '"Mean"'], ["lasttoken", "cls,mean"], ['"x"', "1"]),
+    "prompts": (
+        ['query=Find: a=b, "c": ', '{"query": "q\\n", "document": ""}'],
+        [(("query", 'Find: a=b, "c": '),), (("query", "q\n"), ("document", ""))],
+        ["'query=Find: a=b, \"c\": '", '{query = "q\\n", document = ""}'],
+        ["query", '{"query": 1}', "[1]", '{"a b": ""}', '{"query": "\\ud800"}', "{"],
+        ["1", '["query"]', "[1]", '["a=1", "a=2"]', "{query = 1}", '{"a b" = ""}'],
+    ),
+    "allow_pickle": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
+    "ignore_code": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
     "cross_encoder_model": (["org/r", "r"], ["org/r", "r"], ['"org/r"', '"r"'], ["a\nb"], ["1", "{}"]),
     "served_name": (["one", "two"], ["one", "two"], ['"one"', '"two"'], ["a\nb"], ["1"]),
     "host": (["0.0.0.0", "::1"], ["0.0.0.0", "::1"], ['"0.0.0.0"', '"::1"'], ["http://a", "a:1", "a b"], ['""', "1"]),
@@ -91,6 +102,7 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
         ['"hunter2 hunter2"', "[1]", "7777777", '["hunter2", "hün"]'],
     ),
 }
+SWITCHES = ("reload", "offline", "allow_pickle", "ignore_code")
 EACH = [pytest.param(BY_KEY[key], *sample[:3], id=key) for key, sample in SAMPLES.items()]
 
 
@@ -214,7 +226,9 @@ class TestEachSetting:
         parser = argparse.ArgumentParser()
         add_flags(parser)
         argv = {
-            (switch, at): [f"--{no}{switch}"] for switch in ("reload", "offline") for at, no in enumerate(("", "no-"))
+            (switch, at): [f"--{no}{switch.replace('_', '-')}"]
+            for switch in SWITCHES
+            for at, no in enumerate(("", "no-"))
         }
         for i, value in enumerate(values):
             given = flags_of(parser.parse_args(argv.get((setting.key, i), [setting.option, texts[i]])))
@@ -275,7 +289,7 @@ def test_long_and_odd_values_stay_one_short_line(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("VECGATE_PROT", "VECGATE_PORT"),
+        ("VECGATE_PRT", "VECGATE_PORT"),
         ("VECGATE_MODEL", "VECGATE_MODEL_NAME"),
         ("VECGATE_RERANKER", "VECGATE_CROSS_ENCODER_MODEL"),
         ("VECGATE_API_KYE", "VECGATE_API_KEY"),
@@ -304,7 +318,7 @@ def test_kubernetes_service_links_are_explained(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("prot", "port"),
+        ("prt", "port"),
         ("PORT", "port"),
         ("model", "model_name"),
         ("reranker", "cross_encoder_model"),
@@ -327,7 +341,7 @@ def test_toml_tables_and_odd_keys_are_refused(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "nearest"),
-    [("--prot", "--port"), ("--model-name=x", "--model"), ("--api-kye=hunter2", "--api-key"), ("--debgu", "--debug")],
+    [("--prt", "--port"), ("--model-name=x", "--model"), ("--api-kye=hunter2", "--api-key"), ("--debgu", "--debug")],
 )
 def test_unknown_flags_are_refused(flag: str, nearest: str) -> None:
     message = str(unknown_flag(flag, others=("--debug",)))

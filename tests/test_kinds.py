@@ -194,3 +194,13 @@ def test_folder_expands_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kinds.folder("~no-such-user/tables") == Path("~no-such-user/tables")
     assert kinds.maybe_folder("") is None
     assert kinds.maybe_folder("/a") == Path("/a")
+
+
+def test_prompts_in_each_of_their_forms() -> None:
+    assert kinds.prompts("query= a=b, c ") == (("query", " a=b, c "),)
+    assert kinds.prompts(["a=", '{"b": "x\\ny"}']) == (("a", ""), ("b", "x\ny"))
+    assert kinds.prompts({"a.b": "c"}) == (("a.b", "c"),)
+    wrong: list[object] = ["query", "a b=c", "=c", '{"a": 1}', '{"a": "\\ud800"}', "{", ["a=1", "a=2"], [1], {"a": 1}]
+    for raw in wrong:
+        with pytest.raises(ValueError):
+            kinds.prompts(raw)

@@ -31,7 +31,7 @@ from tests.whole import Whole
 from vecgate import backends
 from vecgate.backends import fake
 from vecgate.config import SETTINGS
-from vecgate.errors import CheckpointError
+from vecgate.errors import CheckpointError, ConfigError
 
 TEXTS = ["a cat", "dogs bark", "paris is", "the capital", "berlin is", "what france", "is germany", "of the"]
 EMBED = "/v1/embeddings"
@@ -129,11 +129,80 @@ def test_cross_encoder_model(tmp_path: Path) -> None:
     assert post(tmp_path, "/rerank", body, CROSS_ENCODER_MODEL=judge).json()["method"] == "cross-encoder"
 
 
+def told(folder: Path, **changes: Any) -> str:
+    """The folder, keys of its config.json set."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return str(folder)
+
+
+def refusal(cwd: Path, **names: str) -> str:
+    with pytest.raises(CheckpointError) as refused:
+        health(cwd, **names)
+    return str(refused.value)
+
+
+def test_task(tmp_path: Path) -> None:
+    model = told(small.folder(tmp_path / "reranker"), architectures=["BertForCausalLM"])
+    assert "may embed (its tokenizer ends a text with [SEP])" in refusal(tmp_path, MODEL_NAME=model)
+    assert "--task rerank" in refusal(tmp_path, MODEL_NAME=model)
+    assert rows(tmp_path, MODEL_NAME=model, VECGATE_TASK="embed").shape == (2, 8)
+    assert "nothing says how it reads a pair" in refusal(tmp_path, MODEL_NAME=model, VECGATE_TASK="rerank")
+
+
+def test_what_is_said_of_a_model_needs_one(tmp_path: Path) -> None:
+    judge = str(small.folder(tmp_path / "judge", "rerank"))
+    names = {"MODEL_NAME": "none", "CROSS_ENCODER_MODEL": judge}
+    for told_of in ({"VECGATE_TASK": "rerank"}, {"VECGATE_POOLING": "cls"}, {"VECGATE_PROMPTS": "query=a"}):
+        with pytest.raises(ConfigError, match="are about MODEL_NAME, which is none"):
+            health(tmp_path, **names, **told_of)
+    assert "is a reranker, which pools nothing" in refusal(tmp_path, MODEL_NAME=judge, VECGATE_POOLING="cls")
+
+
+def test_pooling(tmp_path: Path, tiny_bert: str) -> None:
+    names = {"MODEL_NAME": tiny_bert, "BACKEND": "torch"}
+    mean, cls = rows(tmp_path, **names), rows(tmp_path, VECGATE_POOLING="cls", **names)
+    assert np.abs(mean - cls).max() > 0.01
+    assert np.allclose(mean, rows(tmp_path, VECGATE_POOLING="mean", **names))
+
+
+def test_prompts(tmp_path: Path) -> None:
+    def tokens(role: str, **names: str) -> int:
+        answer = post(tmp_path, EMBED, {"input": "a cat", "model": f"small:{role}"}, **names)
+        return int(answer.json().get("usage", {}).get("prompt_tokens", 0))
+
+    said = {"VECGATE_PROMPTS": '{"query": "what is the ", "sts": "dogs "}'}
+    assert (tokens("query"), tokens("sts")) == (5, 0)
+    assert (tokens("query", **said), tokens("sts", **said), tokens("document", **said)) == (7, 5, 5)
+
+
+def test_allow_pickle(tmp_path: Path) -> None:
+    model = small.folder(tmp_path / "small")
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    assert "trust it with --allow-pickle" in refusal(tmp_path)
+    assert models(tmp_path, VECGATE_ALLOW_PICKLE="true") == ["small"]
+
+
+def test_ignore_code(tmp_path: Path) -> None:
+    told(small.folder(tmp_path / "small"), auto_map={"AutoModel": "evil--repo.Model"})
+    assert "serve it by ours with --ignore-code" in refusal(tmp_path)
+    assert models(tmp_path, VECGATE_IGNORE_CODE="true") == ["small"]
+
+
 def test_served_name(tmp_path: Path) -> None:
     assert models(tmp_path, VECGATE_SERVED_NAME="text-embedding-3-small") == ["text-embedding-3-small"]
     asked = {"input": "a", "model": "text-embedding-3-small"}
     assert post(tmp_path, EMBED, asked).status_code == 404
     assert post(tmp_path, EMBED, asked, VECGATE_SERVED_NAME="text-embedding-3-small").status_code == 200
+
+
+def test_aliases(tmp_path: Path) -> None:
+    asked = {"input": "a cat", "model": "text-embedding-3-small"}
+    assert post(tmp_path, EMBED, asked).status_code == 404
+    answer = post(tmp_path, EMBED, asked, VECGATE_ALIASES="text-embedding-3-small = small:query, dimensions=4")
+    assert (answer.status_code, answer.json()["model"]) == (200, "text-embedding-3-small")
+    assert len(answer.json()["data"][0]["embedding"]) == 4
+    assert (answer.headers["x-vecgate-model"], answer.headers["x-vecgate-role"]) == ("small", "query")
 
 
 def test_cache_dir(tmp_path: Path) -> None:

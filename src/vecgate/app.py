@@ -15,11 +15,11 @@ from litestar.exceptions import HTTPException
 from vecgate import __version__, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
 from vecgate.config import NO_MODEL, Settings
-from vecgate.core import Engine, Status, Task
+from vecgate.core import Checkpoint, Engine, Status
 from vecgate.engine import checkpoint
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model
-from vecgate.errors import ConfigError, MethodNotAllowed, NotFound, VecgateError
+from vecgate.errors import CheckpointError, ConfigError, MethodNotAllowed, NotFound, VecgateError
 from vecgate.guard import Guard
 from vecgate.metrics import Metrics
 from vecgate.protocols import openapi
@@ -97,8 +97,14 @@ def _models(settings: Settings) -> list[Model]:
         raise ConfigError(
             f"MODEL_NAME {models[0].name!r} is a reranker, and CROSS_ENCODER_MODEL {reranker!r} another one; allowed: one."
         )
+    if not models and (settings.task or settings.pooling or settings.prompts):
+        raise ConfigError(
+            "VECGATE_TASK, VECGATE_POOLING and VECGATE_PROMPTS are about MODEL_NAME, which is none: a reranker that needs "
+            "them is served as MODEL_NAME."
+        )
     if reranker:
-        models.append(_model(settings, reranker, "rerank", served_name=None if models else settings.served_name))
+        alone = replace(settings, task="rerank", pooling=None, prompts=())
+        models.append(_model(alone, reranker, served_name=None if models else settings.served_name))
     if not models:
         raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
     return models
@@ -107,21 +113,49 @@ def _models(settings: Settings) -> list[Model]:
 def _main(settings: Settings) -> Model:
     """MLX_MODEL_PATH where MLX is what serves it, else MODEL_NAME."""
     if settings.mlx_model_path and mlx_possible(settings.backend):
-        model = _model(settings, settings.mlx_model_path, None, served_name=settings.served_name)
+        model = _model(settings, settings.mlx_model_path, served_name=settings.served_name)
         if model.backend_name == "mlx":
             return model
-    return _model(settings, settings.model_name, None, served_name=settings.served_name)
+    return _model(settings, settings.model_name, served_name=settings.served_name)
 
 
-def _model(settings: Settings, name: str, task: Task | None, *, served_name: str | None) -> Model:
+def _model(settings: Settings, name: str, *, served_name: str | None) -> Model:
     """One model, found on disk and given a backend; its weights are read later, on the device thread."""
-    found = checkpoint.resolve(name, cache=settings.cache_dir.expanduser(), offline=settings.offline)
-    read = checkpoint.read(found.folder, name=found.name, task=task, aliases=found.aliases, revision=found.revision)
+    found = checkpoint.resolve(
+        name,
+        cache=settings.cache_dir.expanduser(),
+        offline=settings.offline,
+        allow_pickle=settings.allow_pickle,
+        ignore_code=settings.ignore_code,
+    )
+    read = checkpoint.read(
+        found.folder,
+        name=found.name,
+        task=settings.task,
+        aliases=found.aliases,
+        revision=found.revision,
+        pooling=settings.pooling,
+        prompts=dict(settings.prompts),
+        allow_pickle=settings.allow_pickle,
+        ignore_code=settings.ignore_code or found.ignore_code,
+    )
     if served_name:
         read = replace(read, name=served_name, aliases=())
-    backend, why = choose(settings.backend, read.family, read.task)
+    backend, why = _backend(settings.backend, read)
     opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
     return Model(read, opened, backend, why)
+
+
+def _backend(requested: str, read: Checkpoint) -> tuple[str, str]:
+    """What computes it, and why; MLX reads no pickle."""
+    name, why = choose(requested, read.family, read.task)
+    if name != "mlx" or not any(path.suffix == ".bin" for path in read.weights):
+        return name, why
+    if requested == "mlx":
+        raise CheckpointError(
+            f"{read.name} has its weights as pickle only, which MLX does not read; use BACKEND=torch."
+        )
+    return choose("torch", read.family, read.task)[0], "its weights are pickle, which MLX does not read"
 
 
 def _site(

@@ -224,7 +224,8 @@ def rerank(
         raise CommandError(f"There is no document to rank in {source.name}.")
     next(texts.of([query]))  # refuses what is no text
     if settings.cross_encoder_model and method in ("auto", "cross-encoder"):
-        settings = replace(settings, model_name=NO_MODEL, served_name=None)  # the embedding model has no part in it
+        # the embedding model has no part in it, nor has what is said of it
+        settings = replace(settings, model_name=NO_MODEL, served_name=None, task=None, pooling=None, prompts=())
     engine = None if wish.url else build_engine(settings)
 
     async def ask() -> Ranked:

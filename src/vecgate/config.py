@@ -34,6 +34,8 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["json", "console"]
 Truncate = Literal["end", "refuse"]
 TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
+Task = Literal["embed", "rerank"]
+Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Settings:
     model_name: str = "minilm"
     mlx_model_path: str | None = None
     cross_encoder_model: str | None = None
+    task: Task | None = None
+    pooling: Pooling | None = None
+    prompts: tuple[tuple[str, str], ...] = ()
+    allow_pickle: bool = False
+    ignore_code: bool = False
     served_name: str | None = None
     host: str = "127.0.0.1"
     port: int = 9000
@@ -119,6 +126,8 @@ DTYPES = one_of("auto", "float32", "bfloat16", "float16")
 LEVELS = one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = one_of("json", "console")
 CUTS = one_of("end", "refuse")
+TASKS = one_of("embed", "rerank")
+POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
 ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
 COUNT = whole(1, 1_000_000)
 TOKENS = whole(1, 100_000_000)
@@ -126,6 +135,12 @@ PORT = whole(0, 65535)
 MODEL = Kind("a short name, a hub id or a folder; none where there is a reranker", (str,), kinds.text, "MODEL")
 OTHER_MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.maybe, "MODEL")
 NAME = Kind("one line of text", (str,), kinds.maybe, "NAME")
+PROMPTS = Kind(
+    "NAME=TEXT, the text as it stands; several as a table of names and texts, or its JSON",
+    (dict, list, str),
+    kinds.prompts,
+    "NAME=TEXT",
+)
 FOLDER = Kind("a folder", (str,), kinds.folder, "DIR")
 OTHER_FOLDER = Kind("a folder", (str,), kinds.maybe_folder, "DIR")
 SWITCH = Kind("true or false", (bool,), kinds.switch)
@@ -147,6 +162,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MODEL_NAME", MODEL, "The embedding model, or a reranker to serve alone.", flag="--model"),
     Setting("MLX_MODEL_PATH", OTHER_MODEL, "Replaces MODEL_NAME when the backend is MLX."),
     Setting("CROSS_ENCODER_MODEL", OTHER_MODEL, "A reranker served beside the embedding model.", flag="--reranker"),
+    Setting("VECGATE_TASK", TASKS,
+            "What MODEL_NAME is for, whatever its files say; a causal language model's may not say it.",
+            unset="what its files say"),
+    Setting("VECGATE_POOLING", POOLINGS, "How MODEL_NAME makes one row of a text, whatever its files say.",
+            unset="what its files say"),
+    Setting("VECGATE_PROMPTS", PROMPTS,
+            "Prompts of MODEL_NAME by their role, beside its own and instead of those of the same names.",
+            flag="--prompt", unset="its own"),
+    Setting("VECGATE_ALLOW_PICKLE", SWITCH,
+            "Load weights that are there as pickle only: by torch, and nothing in them but tensors."),
+    Setting("VECGATE_IGNORE_CODE", SWITCH,
+            "Serve a model whose repository brings code by our implementation of its family; its code is never run."),
     Setting("VECGATE_SERVED_NAME", NAME, "The name the model is served under.", unset="the last part of its id"),
     Setting("HOST", HOST, "The address to listen on; 0.0.0.0 is every IPv4 address of this machine."),
     Setting("PORT", PORT, "The port to listen on; 0 takes any free one."),
@@ -159,7 +186,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_BATCH_TOKENS", TOKENS, "Most tokens in one forward.", unset="the device's"),
     Setting("MAX_TEXTS_PER_REQUEST", COUNT, "Most texts in one request to the native embed routes."),
     Setting("MAX_PASSAGES_PER_RERANK", COUNT, "Most passages in one rerank request."),
-    Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI and Cohere routes."),
+    Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI, Cohere, TEI and Ollama routes."),
     Setting("VECGATE_MAX_IN_FLIGHT", COUNT, "Most requests at once; more are answered 429."),
     Setting("VECGATE_BODY_LIMIT", SIZE,
             "The largest request body; at most VECGATE_BODY_MEMORY, and lowered to it where not set.",
@@ -244,7 +271,9 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Found]:
 
 
 def _joined(setting: Setting, given: Found) -> Found:
-    """One list out of a flag that was given several times, each time with one or more items."""
+    """One list or table out of a flag that was given several times, each time with one or more items."""
+    if {dict, list} <= set(setting.kind.toml):
+        return Found(list(given.raw), given.place, typed=True)
     try:
         return Found([item for text in given.raw for item in kinds.items(text)], given.place, typed=True)
     except ValueError:

@@ -13,10 +13,12 @@ from vecgate.errors import ConfigError
 
 MODEL_FLAGS = frozenset(
     "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
-    "cache_dir offline request_timeout api_key".split()
+    "cache_dir offline request_timeout api_key task pooling prompts allow_pickle ignore_code".split()
 )
 """The settings that mean something without a server of one's own."""
-SHELF_FLAGS = frozenset(("backend", "model_name", "cache_dir", "tiktoken_cache_dir"))
+SHELF_FLAGS = frozenset(
+    ("backend", "model_name", "cache_dir", "tiktoken_cache_dir", "task", "allow_pickle", "ignore_code")
+)
 SHELLS = ("bash", "zsh", "fish")
 
 ABOUT = "An OpenAI-compatible server for embeddings and reranking with local models."

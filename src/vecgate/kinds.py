@@ -121,6 +121,29 @@ def key(raw: str) -> str:
     return raw
 
 
+def prompts(raw: Any) -> tuple[tuple[str, str], ...]:
+    """(name, text) of a table, its JSON, one NAME=TEXT or a list of these; a text stays as it is, blanks included."""
+    pairs = [pair for part in (raw if isinstance(raw, list) else [raw]) for pair in _prompts(part)]
+    for name, said in pairs:
+        check(re.fullmatch(r"[\w./-]{1,64}", name) is not None and isinstance(said, str))
+        said.encode()  # UnicodeEncodeError, which is a ValueError, for half a character
+    check(len({name for name, _ in pairs}) == len(pairs))
+    return tuple(pairs)
+
+
+def _prompts(part: Any) -> list[tuple[str, Any]]:
+    if isinstance(part, str) and not part.lstrip().startswith("{"):
+        name, sign, said = part.partition("=")
+        check(bool(sign))
+        return [(name.strip(), said)]
+    try:
+        table = json.loads(part) if isinstance(part, str) else part
+    except RecursionError:
+        raise ValueError from None
+    check(isinstance(table, dict))
+    return list(table.items())
+
+
 def whole(low: int, high: int) -> Kind:
     def read(raw: Any) -> int:
         digits = str(raw).strip()

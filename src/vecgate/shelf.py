@@ -60,8 +60,15 @@ def fetch(name: str, settings: Settings) -> Path:
             f"{name!a} is nothing to fetch: allowed are a hub id (org/name[@revision]), a short name "
             f"({', '.join(short)}), and a token table ({', '.join(token_ids.TABLES)})."
         )
-    found = checkpoint.resolve(name, cache=settings.cache_dir)
-    checkpoint.read(found.folder, name=found.name)
+    allow_pickle, ignore_code = settings.allow_pickle, settings.ignore_code
+    found = checkpoint.resolve(name, cache=settings.cache_dir, allow_pickle=allow_pickle, ignore_code=ignore_code)
+    checkpoint.read(
+        found.folder,
+        name=found.name,
+        task=settings.task,
+        allow_pickle=allow_pickle,
+        ignore_code=ignore_code or found.ignore_code,
+    )
     return found.folder
 
 
@@ -111,11 +118,12 @@ def _built_in(one: checkpoint.BuiltIn, settings: Settings) -> Entry:
     names = (one.short, one.name, one.repo)
     try:
         found = checkpoint.resolve(one.short, cache=settings.cache_dir, offline=True)
-        read = checkpoint.read(found.folder, name=found.name)
+        read = checkpoint.read(found.folder, name=found.name, ignore_code=found.ignore_code)
     except CheckpointError:
-        return Entry(names, "", one.revision, note=f"vecgate models fetch {one.short}")
+        unpinned = "" if one.revision else " (what the hub calls main: we know no revision of it)"
+        return Entry(names, "", one.revision, note=f"vecgate models fetch {one.short}{unpinned}")
     place = HUB if found.revision else f"the package {one.package}"
-    return _served(read, names, place, one.revision, read.weight_bytes, settings)
+    return _served(read, names, place, one.revision or found.revision, read.weight_bytes, settings)
 
 
 def _place(one: checkpoint.BuiltIn, settings: Settings) -> str | None:
@@ -124,14 +132,16 @@ def _place(one: checkpoint.BuiltIn, settings: Settings) -> str | None:
 
 def _cached(one: Cached, settings: Settings) -> Entry:
     try:
-        read = checkpoint.read(one.folder, name=one.repo)
+        read = checkpoint.read(
+            one.folder, name=one.repo, allow_pickle=settings.allow_pickle, ignore_code=settings.ignore_code
+        )
     except CheckpointError as error:
         return Entry((one.repo,), HUB, one.revision, one.size_bytes, note=_reason(error, one.folder))
     return _served(read, (one.repo,), HUB, one.revision, one.size_bytes, settings)
 
 
 def _served(
-    read: Checkpoint, names: tuple[str, ...], place: str, revision: str, size_bytes: int, settings: Settings
+    read: Checkpoint, names: tuple[str, ...], place: str, revision: str | None, size_bytes: int, settings: Settings
 ) -> Entry:
     try:
         backend, note = choose(settings.backend, read.family, read.task)

@@ -18,7 +18,8 @@ from typing import Any
 
 from vecgate.core import Checkpoint, Pooling, Task
 from vecgate.engine import families, files, hub, scoring, weights
-from vecgate.engine.builtin import BUILT_IN, BuiltIn
+from vecgate.engine.builtin import BUILT_IN as BUILT_IN
+from vecgate.engine.builtin import BuiltIn as BuiltIn
 from vecgate.engine.families import Family
 from vecgate.engine.files import Files
 from vecgate.engine.modules import Chain, chain
