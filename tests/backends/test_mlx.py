@@ -641,8 +641,9 @@ print(json.dumps([shape, sorted(name for name in sys.modules if "." not in name)
 """
 
 
-def test_serving_loads_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    folder = tiny.build("bert", tmp_path / "model")
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_serving_loads_neither_torch_nor_transformers(tmp_path: Path, kind: str) -> None:
+    folder = tiny.build(kind, tmp_path / "model")
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SRC)!r})\n{SERVE}", str(folder)],
         stdout=subprocess.PIPE,

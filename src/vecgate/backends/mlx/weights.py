@@ -262,8 +262,9 @@ def _check_packed(
 
 
 def _not_finite(stored: Stored, dtype: mx.Dtype) -> str:
-    narrowed = dtype not in (stored.array.dtype, mx.float32)
-    turned = f" once it is {str(dtype).removeprefix('mlx.core.')}" if narrowed else ""
+    floats = mx.issubdtype(stored.array.dtype, mx.floating)
+    whole = floats and mx.isfinite(stored.array, stream=mx.cpu).all(stream=mx.cpu).item()
+    turned = f" once it is {str(dtype).removeprefix('mlx.core.')}" if whole else ""
     return f"{stored.file}: {stored.name!r} holds NaN or infinity{turned}; fetch it again."
 
 
