@@ -69,10 +69,10 @@ def test_models_of_the_cache_are_told_apart(settings: Settings, hub: list[Cached
 def test_a_model_that_no_backend_here_has_says_why(settings: Settings, hub: list[Cached], tmp_path: Path) -> None:
     made = small.folder(tmp_path / "small")
     config = made / "config.json"
-    config.write_text(config.read_text().replace('"bert"', '"distilbert"'))
+    config.write_text(config.read_text().replace('"bert"', '"squeezebert"'))
     hub.append(Cached("org/small", "a" * 40, made, 1))
     entry = shelf.entries(replace(settings, backend="mlx"))[len(BUILT_IN)]
-    assert (entry.names, entry.family, entry.backend) == (("org/small",), "distilbert", None)
+    assert (entry.names, entry.family, entry.backend) == (("org/small",), "squeezebert", None)
     assert "mlx" in entry.note.lower()
 
 

@@ -15,6 +15,7 @@ from vecgate.backends import choose
 from vecgate.config import Settings
 from vecgate.core import Checkpoint
 from vecgate.engine import cached, checkpoint
+from vecgate.engine.builtin import some
 from vecgate.engine.cached import Cached
 from vecgate.errors import CheckpointError, CommandError, ConfigError
 from vecgate.protocols import token_ids
@@ -58,7 +59,7 @@ def fetch(name: str, settings: Settings) -> Path:
     if "/" not in name and name.casefold() not in (*short, *(one.name.casefold() for one in checkpoint.BUILT_IN)):
         raise ConfigError(
             f"{name!a} is nothing to fetch: allowed are a hub id (org/name[@revision]), a short name "
-            f"({', '.join(short)}), and a token table ({', '.join(token_ids.TABLES)})."
+            f"({some(short)}), and a token table ({', '.join(token_ids.TABLES)})."
         )
     allow_pickle, ignore_code = settings.allow_pickle, settings.ignore_code
     found = checkpoint.resolve(name, cache=settings.cache_dir, allow_pickle=allow_pickle, ignore_code=ignore_code)

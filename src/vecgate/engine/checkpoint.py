@@ -20,6 +20,7 @@ from vecgate.core import Checkpoint, Pooling, Task
 from vecgate.engine import families, files, hub, scoring, weights
 from vecgate.engine.builtin import BUILT_IN as BUILT_IN
 from vecgate.engine.builtin import BuiltIn as BuiltIn
+from vecgate.engine.builtin import some
 from vecgate.engine.families import Family
 from vecgate.engine.files import Files
 from vecgate.engine.modules import Chain, chain
@@ -67,7 +68,7 @@ def resolve(
         wanted = hub.Wanted(repo, revision or None, allow_pickle=allow_pickle, ignore_code=ignore_code)
         snapshot = hub.fetch(wanted, offline=offline)
         return Found(snapshot, repo, (), snapshot.name)
-    known = ", ".join(one.short for one in BUILT_IN)
+    known = some([one.short for one in BUILT_IN])
     raise CheckpointError(
         f"Model {name!r} is no folder here, no hub id (org/name[@revision]), and no short name ({known})."
     )
