@@ -45,6 +45,7 @@ NOMIC_FIXED = {
     **dict.fromkeys(("num_experts", "moe_every_n_layers"), (0, None)),
 }
 """What transformers' class takes for granted of them; an absent key counts as the first value."""
+BY_LENGTH = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +127,33 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
 
 
 def _read(checkpoint: Checkpoint) -> PreTrainedConfig:
+    config: PreTrainedConfig
     with quiet(), explained(checkpoint):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False
-        )
         if checkpoint.family == "nomic_bert" and "n_embd" in checkpoint.config:
             config = CONFIG_MAPPING["nomic_bert"].from_dict(_native_nomic(checkpoint))
+        else:
+            config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    _refuse_shared_rope(checkpoint, config)
     config.use_cache = False
     config.return_dict = True
+    if checkpoint.config.get("is_causal") is False:  # of gte-Qwen2, whose own code alone may say it
+        config.is_causal = False
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = checkpoint.pad_id
     return config
+
+
+def _refuse_shared_rope(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Two kinds of rope choose their frequencies by the longest row of a batch, and so would change its neighbours."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if one.get("rope_type") in BY_LENGTH:
+            limit = one.get("original_max_position_embeddings") or config.max_position_embeddings
+            if checkpoint.max_tokens > limit:
+                raise CheckpointError(
+                    f"{_path(checkpoint)}: a row of more than {limit} tokens would change others of its batch by the rope_type "
+                    f"{one['rope_type']!r}; set max_seq_length to {limit} or less in sentence_bert_config.json."
+                )
 
 
 def _native_nomic(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -96,16 +96,16 @@ def read_score(checkpoint: Checkpoint, model: PreTrainedModel) -> torch.nn.Seque
             row = _rows(checkpoint, held, "score.weight", (0,), hidden)
         else:
             ids = (checkpoint.yes_id,) if checkpoint.no_id is None else (checkpoint.yes_id, checkpoint.no_id)
-            rows = _rows(checkpoint, held, _head_of(checkpoint, held), ids, hidden)
+            rows = _rows(checkpoint, held, _head_of(model, held), ids, hidden)
             row = rows[:1] - rows[1:].sum(0)
     linear = torch.nn.Linear(hidden, 1, bias=False)
     linear.load_state_dict({"weight": row})
     return torch.nn.Sequential(linear)
 
 
-def _head_of(checkpoint: Checkpoint, held: Held) -> str:
+def _head_of(model: PreTrainedModel, held: Held) -> str:
     """The name of the output embeddings: a head of its own where the files have one, else the tied input table."""
-    tied = checkpoint.config.get("tie_word_embeddings", True)
+    tied = getattr(model.config, "tie_word_embeddings", False)
     return next((name for name in TABLES if tied and "lm_head.weight" not in held and name in held), "lm_head.weight")
 
 
