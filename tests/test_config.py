@@ -51,6 +51,24 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "ignore_code": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
     "cross_encoder_model": (["org/r", "r"], ["org/r", "r"], ['"org/r"', '"r"'], ["a\nb"], ["1", "{}"]),
     "served_name": (["one", "two"], ["one", "two"], ['"one"', '"two"'], ["a\nb"], ["1"]),
+    "aliases": (
+        ["text-embedding-3-small = minilm, dimensions=256; rerank-v3.5=org/R", '{"a": "b:query"}'],
+        [(("text-embedding-3-small", "minilm", 256), ("rerank-v3.5", "org/R", None)), (("a", "b:query", None),)],
+        ['{ text-embedding-3-small = "minilm, dimensions=256", rerank-v3.5 = "org/R" }', '{ "a" = "b:query" }'],
+        [
+            "a",
+            "a=",
+            "=b",
+            "a=b, dimensions=0",
+            "a=b, width=2",
+            "a=b,",
+            "a=b; A=c",
+            '{"a": 1}',
+            '{"a": "b"',
+            '{"a": {}}x',
+        ],
+        ["1", '["a=b"]', "{ a = 1 }", '{ a = "b, dimensions=x" }', '{ a = ["b"] }'],
+    ),
     "host": (["0.0.0.0", "::1"], ["0.0.0.0", "::1"], ['"0.0.0.0"', '"::1"'], ["http://a", "a:1", "a b"], ['""', "1"]),
     "port": (["0", "65535"], [0, 65535], ["0", "65535"], ["-1", "65536", "http", "90.0"], ["65536", '"9000"', "true"]),
     "reload": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
@@ -273,6 +291,15 @@ def test_wrong_toml_value(folder: Folder, setting: Setting, toml: str) -> None:
     assert setting.kind.allowed in message or "at most" in message
     assert "hunter2" not in message
     assert "7777777" not in message
+
+
+def test_aliases_as_a_toml_table_and_as_a_flag_given_twice(folder: Folder) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    given = flags_of(parser.parse_args(["--alias", "a=b, dimensions=4", "--alias", "c = d"]))
+    assert folder.load(given).aliases == (("a", "b", 4), ("c", "d", None))
+    folder.write("vecgate.toml", '[aliases]\nrerank-v3.5 = "R"\n"rerank-v3.0" = "R"\n')
+    assert folder.load().aliases == (("rerank-v3.5", "R", None), ("rerank-v3.0", "R", None))
 
 
 def test_wrong_toml_type_is_told(folder: Folder) -> None:

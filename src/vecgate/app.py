@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
 from math import ceil
@@ -19,6 +19,7 @@ from vecgate.core import Checkpoint, Engine, Status
 from vecgate.engine import checkpoint
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model
+from vecgate.engine.names import Alias
 from vecgate.errors import CheckpointError, ConfigError, MethodNotAllowed, NotFound, VecgateError
 from vecgate.guard import Guard
 from vecgate.metrics import Metrics
@@ -32,7 +33,7 @@ def build(settings: Settings, on_ready: Callable[[Status], None] = lambda _: Non
     on_ready: called once, on the device thread, when every model is loaded.
     """
     metrics = Metrics(__version__)
-    engine = build_engine(settings, metrics)
+    engine = build_engine(settings, metrics, aliases=settings.aliases)
     engine.on_ready = lambda: on_ready(engine.status())
     guard = create_app(settings, engine, metrics)
 
@@ -45,10 +46,14 @@ def build(settings: Settings, on_ready: Callable[[Status], None] = lambda _: Non
     return guard, Life(leaving=leaving, drain=guard.drain, on_death=on_death)
 
 
-def build_engine(settings: Settings, metrics: Metrics | None = None) -> LocalEngine:
-    """The engine over the settings' models; `start` loads them."""
+def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases: Iterable[Alias] = ()) -> LocalEngine:
+    """The engine over the settings' models; `start` loads them. Raises ConfigError and CheckpointError.
+
+    aliases: for who is asked by name; a command that takes one model needs none of what another would serve.
+    """
     return LocalEngine(
         _models(settings),
+        aliases=aliases,
         max_rows=settings.max_batch_size,
         batch_tokens=settings.batch_tokens,
         on_batch=metrics.on_batch if metrics else None,

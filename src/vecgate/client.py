@@ -132,8 +132,10 @@ class Remote:
     async def name(self, asked: str | None, task: Task) -> str:
         """The id behind a name or alias, the first model of the task for None; what nobody lists stays as asked."""
         cards = _decoded(await self._ask("GET", "/v1/models"), _Cards).data
+        if asked in {card.id for card in cards}:  # an alias may say more than the model
+            return asked
         for card in cards:
-            if asked is not None and asked in (card.id, *card.aliases):
+            if asked is not None and asked in card.aliases:
                 return card.id
         if asked is not None:
             return asked

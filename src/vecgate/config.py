@@ -52,6 +52,7 @@ class Settings:
     allow_pickle: bool = False
     ignore_code: bool = False
     served_name: str | None = None
+    aliases: tuple[tuple[str, str, int | None], ...] = ()
     host: str = "127.0.0.1"
     port: int = 9000
     reload: bool = False
@@ -135,6 +136,12 @@ PORT = whole(0, 65535)
 MODEL = Kind("a short name, a hub id or a folder; none where there is a reranker", (str,), kinds.text, "MODEL")
 OTHER_MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.maybe, "MODEL")
 NAME = Kind("one line of text", (str,), kinds.maybe, "NAME")
+ALIASES = Kind(
+    'NAME = "TARGET[, dimensions=N]" as a table or its JSON; several in one text with semicolons',
+    (dict, str),
+    kinds.aliases,
+    "NAME=TARGET",
+)
 PROMPTS = Kind(
     "NAME=TEXT, the text as it stands; several as a table of names and texts, or its JSON",
     (dict, list, str),
@@ -175,6 +182,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_IGNORE_CODE", SWITCH,
             "Serve a model whose repository brings code by our implementation of its family; its code is never run."),
     Setting("VECGATE_SERVED_NAME", NAME, "The name the model is served under.", unset="the last part of its id"),
+    Setting("VECGATE_ALIASES", ALIASES,
+            "More names for what is served, for clients that only know a vendor's; TARGET is any served name, with its "
+            "role (minilm:query) or not, or another alias.", flag="--alias"),
     Setting("HOST", HOST, "The address to listen on; 0.0.0.0 is every IPv4 address of this machine."),
     Setting("PORT", PORT, "The port to listen on; 0 takes any free one."),
     Setting("VECGATE_OFFLINE", SWITCH, "Take models from this machine only; the hub is never asked."),
@@ -274,6 +284,8 @@ def _joined(setting: Setting, given: Found) -> Found:
     """One list or table out of a flag that was given several times, each time with one or more items."""
     if {dict, list} <= set(setting.kind.toml):
         return Found(list(given.raw), given.place, typed=True)
+    if dict in setting.kind.toml:
+        return Found("; ".join(given.raw), given.place)
     try:
         return Found([item for text in given.raw for item in kinds.items(text)], given.place, typed=True)
     except ValueError:
@@ -438,7 +450,7 @@ def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = Non
         options: dict[str, Any] = {"metavar": setting.kind.metavar}
         if setting.kind is SWITCH:
             options = {"action": argparse.BooleanOptionalAction}
-        elif list in setting.kind.toml:
+        elif not {list, dict}.isdisjoint(setting.kind.toml):
             options["action"] = "append"
         text = f"{setting.what} Allowed: {setting.kind.allowed}. [{setting.name}] (default: {_default(setting)})"
         group.add_argument(

@@ -158,7 +158,8 @@ class Applied:
 
     model: the true name. space: the vector space's fingerprint, once known. tokens, original: (N,) ids computed and
     ids before the cut, per input, specials and prompt included. query_tokens: ids of a rerank query that was embedded
-    once for all documents. Seconds: waiting, tokenising, in `forward`.
+    once for all documents. cut_queries: ids before and after the cut of each such query that lost some. Seconds:
+    waiting, tokenising, in `forward`.
     """
 
     model: str
@@ -170,6 +171,7 @@ class Applied:
     forward_s: float
     query_tokens: int = 0
     space: str | None = None
+    cut_queries: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +205,20 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
+class VirtualName:
+    """A name of a served model that says more than the model: the role, and the width its rows are cut to (None: all)."""
+
+    name: str
+    role: str | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What may be told of one served model. Widths and names are None until it is loaded."""
+    """What may be told of one served model. Widths and names are None until it is loaded.
+
+    virtual: what a list of models shows beside the true name.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -228,6 +242,7 @@ class ModelCard:
     why: str | None = None
     load_s: float | None = None
     warmup_s: float | None = None
+    virtual: tuple[VirtualName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,38 @@ def key(raw: str) -> str:
     return raw
 
 
+def aliases(raw: Any) -> tuple[tuple[str, str, int | None], ...]:
+    """(name, what it stands for, dimensions) of a table, its JSON, or "name = target[, dimensions=N]; ..."."""
+    if isinstance(raw, str) and raw.lstrip().startswith("{"):
+        try:
+            raw = json.loads(raw)
+        except RecursionError:
+            raise ValueError from None
+    pairs = [one.partition("=")[::2] for one in raw.split(";") if one.strip()] if isinstance(raw, str) else _flat(raw)
+    found = tuple((text(name), *_target(target)) for name, target in pairs)
+    check(len({name.casefold() for name, _, _ in found}) == len(found))
+    return found
+
+
+def _flat(table: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """A table's leaves; TOML reads an unquoted `rerank-v3.5 = ...` as a table in a table."""
+    check(isinstance(table, dict))
+    return [
+        pair
+        for name, value in table.items()
+        for pair in (_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)])
+    ]
+
+
+def _target(raw: Any) -> tuple[str, int | None]:
+    """The text of a target, and its dimensions: "minilm, dimensions=256"."""
+    check(isinstance(raw, str))
+    target, comma, option = raw.partition(",")
+    match = re.fullmatch(r"\s*dimensions\s*=\s*([0-9]{1,6})\s*", option)
+    check(not comma or (match is not None and int(match[1]) > 0))
+    return text(target), int(match[1]) if match else None
+
+
 def prompts(raw: Any) -> tuple[tuple[str, str], ...]:
     """(name, text) of a table, its JSON, one NAME=TEXT or a list of these; a text stays as it is, blanks included."""
     pairs = [pair for part in (raw if isinstance(raw, list) else [raw]) for pair in _prompts(part)]

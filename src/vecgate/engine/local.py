@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ from vecgate.core import (
 from vecgate.engine import ranking
 from vecgate.engine.batcher import Batcher, Limits, Ticket
 from vecgate.engine.model import Model, prompt_of
-from vecgate.engine.names import Names
+from vecgate.engine.names import Alias, Names
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
 
 log = logging.getLogger("vecgate.engine")
@@ -89,6 +89,7 @@ class Work:
             tokenize_s=self.tokenize_s,
             forward_s=self.ticket.forward_s,
             query_tokens=sum(len(row) for row in self.rows[:queries]),
+            cut_queries=tuple((row.original, len(row)) for row in self.rows[:queries] if row.original > len(row)),
             space=self.model.checkpoint.fingerprint,
         )
 
@@ -103,12 +104,13 @@ class LocalEngine:
         self,
         models: Sequence[Model],
         *,
+        aliases: Iterable[Alias] = (),
         max_rows: int = 128,
         batch_tokens: int | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
         self._models = {model.name: model for model in models}
-        self._names = Names(model.checkpoint for model in models)
+        self._names = Names((model.checkpoint for model in models), aliases)
         self._max_rows = max_rows
         self._batch_tokens = batch_tokens
         self._batcher = Batcher(on_batch)
@@ -155,6 +157,7 @@ class LocalEngine:
         backend = model.load()
         self._batcher.memory = backend.memory()
         card = backend.card
+        self._names.check_width(model.name, card.dimensions)
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
         self._batcher.open(model.name, backend, limits)
         model.state = "ready"
@@ -194,8 +197,14 @@ class LocalEngine:
         return "ready"
 
     def _card(self, model: Model) -> ModelCard:
+        """With what only the engine knows: the settings' limit and aliases."""
         card = model.card()
-        return card if self._batch_tokens is None else replace(card, batch_tokens=self._batch_tokens)
+        return replace(
+            card,
+            aliases=self._names.aliases_of(model.name),
+            virtual=self._names.virtual_of(model.name),
+            batch_tokens=self._batch_tokens or card.batch_tokens,
+        )
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:
         return self._names.any(model).name if task is None else self._names.find(model, task).model
@@ -228,6 +237,7 @@ class LocalEngine:
         found = self._ready(name.model)
         found.check_space(expect)
         found.check_dimensions(dimensions)
+        dimensions = name.dimensions if dimensions is None else dimensions
         role, prompt = prompt_of(found.checkpoint, role or name.role)
         most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
         size = _size(inputs) + len(prompt) * len(inputs)
@@ -383,6 +393,7 @@ def _both(bi: Applied, cross: Applied, kept: Sequence[int]) -> Applied:
         tokens=tuple(tokens),
         original=tuple(original),
         query_tokens=bi.query_tokens + sum(bi.tokens[document] for document in kept),
+        cut_queries=bi.cut_queries,
         queue_s=bi.queue_s + cross.queue_s,
         tokenize_s=bi.tokenize_s + cross.tokenize_s,
         forward_s=bi.forward_s + cross.forward_s,
