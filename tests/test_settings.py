@@ -46,7 +46,7 @@ def health(cwd: Path, **names: str) -> Any:
 
 def models(cwd: Path, **names: str) -> list[str]:
     with Whole(cwd, **names) as app:
-        return [card["id"] for card in app.get("/v1/models").json()["data"]]
+        return [card["id"] for card in app.get("/v1/models").json()["data"] if card["id"] == card["root"]]
 
 
 def post(cwd: Path, path: str, body: Any, headers: dict[str, str] | None = None, /, **names: str) -> httpx.Response:

@@ -36,6 +36,13 @@ APP_ORIGINS = frozenset(("app://obsidian.md", "capacitor://localhost"))
 PREFLIGHT_AGE_S = 7200
 """The most that Chromium keeps a preflight's answer."""
 
+EXPOSED = (
+    b"x-request-id, server-timing, retry-after, x-should-retry, x-vecgate-model, x-vecgate-role, x-vecgate-space, "
+    b"x-vecgate-truncated, *"
+)
+"""The answers' headers that a page may read. `*` alone would do for browsers, as no answer is credentialed; the names
+are for older ones."""
+
 _SLASHES = re.compile(r"//+")
 _MAY_DOUBLE = ("/v1/v", "/v2/v", "/api/v1/v", "/api/v1/api/v")
 _DOUBLED = re.compile(r"\A(?:/v[12](?=/v[12](?:/|\Z)))+")
@@ -238,13 +245,10 @@ def is_preflight(method: str, headers: Headers) -> bool:
 
 
 def cors(origin: bytes) -> list[tuple[bytes, bytes]]:
-    """What lets an allowed page read the answer. No credentials: keys travel in headers, never in cookies.
-
-    `*` alone would do for browsers, as no answer is credentialed; the names are for the readers of older ones.
-    """
+    """What lets an allowed page read the answer. No credentials: keys travel in headers, never in cookies."""
     return [
         (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"x-request-id, server-timing, retry-after, x-vecgate-truncated, *"),
+        (b"access-control-expose-headers", EXPOSED),
     ]
 
 

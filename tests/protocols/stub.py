@@ -32,6 +32,7 @@ from vecgate.core import (
     Status,
     Task,
     Vectors,
+    VirtualName,
 )
 from vecgate.errors import InputTooLong, InvalidRequest, ModelNotFound, VecgateError
 from vecgate.protocols import Site, mount, routes
@@ -97,6 +98,7 @@ class StubEngine:
     max_tokens: int = MAX_TOKENS
     fail: VecgateError | None = None
     prompts: dict[str, str] = field(default_factory=dict)
+    virtual: tuple[VirtualName, ...] = ()
     calls: list[dict[str, Any]] = field(default_factory=list)
     rankings: list[dict[str, Any]] = field(default_factory=list)
 
@@ -123,6 +125,7 @@ class StubEngine:
             why="it is the only one",
             load_s=0.5,
             warmup_s=0.25,
+            virtual=self.virtual,
         )
         return Status("ready", (card,), Queue(0, 0, None), True, None, 1.0, Memory(0))
 

@@ -127,7 +127,7 @@ def test_the_headers_count_the_inputs_of_all_queries() -> None:
     response = call({"queries": [PETS, {"query": "a", "passages": ["b", "cat " * 100]}]})
     assert response.headers["x-vecgate-model"] == "org/stub-embed"
     assert response.headers["x-vecgate-truncated"] == "4:102>32"
-    assert response.headers["server-timing"] == "queue;dur=1.00, tokenize;dur=4.00, forward;dur=3.00"
+    assert response.headers["server-timing"] == "queue;dur=1.00, tokenise;dur=4.00, forward;dur=3.00, encode;dur=0.00"
 
 
 def test_the_answer_is_in_the_order_of_the_queries_whichever_is_ready_first() -> None:

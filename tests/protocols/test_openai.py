@@ -15,7 +15,7 @@ from litestar.types import Receive, Scope, Send
 
 from tests.protocols import stub
 from vecgate import errors
-from vecgate.core import Record
+from vecgate.core import Record, VirtualName
 from vecgate.protocols import MOST_MESSAGE, Site
 from vecgate.protocols import openai as protocol
 
@@ -283,6 +283,7 @@ def test_a_wrong_method_is_405_and_names_the_right_one(method: str, path: str, a
 
 RAISED: list[tuple[errors.VecgateError, int, str, str | None, str | None]] = [
     (errors.InvalidRequest("no", "dimensions"), 400, "invalid_request_error", "dimensions", None),
+    (errors.EmptyInput("no", "input"), 400, "invalid_request_error", "input", None),
     (errors.InputTooLong("no", "input"), 400, "invalid_request_error", "input", "context_length_exceeded"),
     (errors.SpaceMismatch("no", "expect"), 400, "invalid_request_error", "expect", None),
     (errors.WrongTask("no"), 400, "invalid_request_error", "model", None),
@@ -347,6 +348,8 @@ def test_models_are_listed(path: str) -> None:
                 "object": "model",
                 "created": 1_700_000_000,
                 "owned_by": "vecgate",
+                "root": "org/stub-embed",
+                "role": None,
                 "aliases": ["stub-embed", "stub", "text-embedding-3-small"],
                 "task": "embed",
                 "state": "ready",
@@ -355,6 +358,18 @@ def test_models_are_listed(path: str) -> None:
             }
         ],
     }
+
+
+def test_virtual_names_are_listed_after_the_true_ones_and_say_what_they_stand_for() -> None:
+    names = (VirtualName("org/stub-embed:query", "query"), VirtualName("small", None, 4))
+    app = app_of(stub.StubEngine(virtual=names))
+    listed = send(app, "GET", "/v1/models").json()["data"]
+    assert [(one["id"], one["root"], one["role"], one["dimensions"]) for one in listed] == [
+        ("org/stub-embed", "org/stub-embed", None, stub.DIMENSIONS),
+        ("org/stub-embed:query", "org/stub-embed", "query", stub.DIMENSIONS),
+        ("small", "org/stub-embed", None, 4),
+    ]
+    assert send(app, "GET", "/v1/models/org/stub-embed:query").json() == listed[1]
 
 
 @pytest.mark.parametrize("name", ["org/stub-embed", "org%2Fstub-embed", "stub"])

@@ -35,6 +35,7 @@ from vecgate.protocols import bodies
 PROTOCOLS = {
     "openai": "vecgate.protocols.openai",
     "cohere": "vecgate.protocols.cohere",
+    "ollama": "vecgate.protocols.ollama",
     "native": "vecgate.protocols.native",
     "ops": "vecgate.protocols.ops",
 }
@@ -271,25 +272,33 @@ def _accept(scope: Scope) -> str:
     return ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"accept")
 
 
-def headers_of(applied: Applied) -> dict[str, str]:
+def headers_of(applied: Applied, encode_s: float = 0.0) -> dict[str, str]:
     """Applied as response headers; the list of cut inputs is bounded by TRUNCATED_SHOWN."""
+    spent = {
+        "queue": applied.queue_s,
+        "tokenise": applied.tokenize_s,
+        "forward": applied.forward_s,
+        "encode": encode_s,
+    }
     headers = {
         "x-vecgate-model": _header(applied.model),
-        "server-timing": (
-            f"queue;dur={applied.queue_s * 1e3:.2f}, tokenize;dur={applied.tokenize_s * 1e3:.2f}, "
-            f"forward;dur={applied.forward_s * 1e3:.2f}"
-        ),
+        "server-timing": ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in spent.items()),
     }
     if applied.role is not None:
         headers["x-vecgate-role"] = _header(applied.role)
     if applied.space is not None:
         headers["x-vecgate-space"] = applied.space
-    cut = [(i, before, kept) for i, (before, kept) in enumerate(zip(applied.original, applied.tokens)) if before > kept]
-    if cut:
-        shown = ", ".join(f"{i}:{before}>{kept}" for i, before, kept in cut[:TRUNCATED_SHOWN])
+    if cut := _cuts(applied):
         more = f", +{len(cut) - TRUNCATED_SHOWN} more" if len(cut) > TRUNCATED_SHOWN else ""
-        headers["x-vecgate-truncated"] = shown + more
+        headers["x-vecgate-truncated"] = ", ".join(cut[:TRUNCATED_SHOWN]) + more
     return headers
+
+
+def _cuts(applied: Applied) -> list[str]:
+    """What was cut, as `index:before>kept`; a rerank query on its own is `query`, before all documents."""
+    queries = [f"query:{before}>{kept}" for before, kept in applied.cut_queries]
+    pairs = zip(applied.original, applied.tokens)
+    return queries + [f"{i}:{before}>{kept}" for i, (before, kept) in enumerate(pairs) if before > kept]
 
 
 def of_type(table: Mapping[type[VecgateError], T], error: VecgateError) -> T:
@@ -346,7 +355,7 @@ def _header(value: str) -> str:
 async def _send(send: Send, answer: Answer, body: bytes, record: Record, *, with_body: bool) -> None:
     headers = {"content-type": answer.media_type, "content-length": str(len(body)), **answer.headers}
     if answer.applied is not None:
-        headers |= headers_of(answer.applied)
+        headers |= headers_of(answer.applied, answer.encode_s)
         _note(record, answer.applied)
         record.encode_s = answer.encode_s
     await _start(send, answer.status, headers)
@@ -381,7 +390,7 @@ def _note(record: Record, applied: Applied) -> None:
     record.model = record.model or applied.model
     record.inputs += len(applied.tokens)
     record.tokens += sum(applied.tokens) + applied.query_tokens
-    record.truncated += sum(before > kept for before, kept in zip(applied.original, applied.tokens))
+    record.truncated += len(_cuts(applied))
     record.queue_s = max(record.queue_s, applied.queue_s)
     record.tokenize_s += applied.tokenize_s
     record.forward_s = max(record.forward_s, applied.forward_s)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vecgate.core import Embeddings, ModelCard, Task, Vectors
+from vecgate.core import Embeddings, ModelCard, Task, Vectors, VirtualName
 from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
@@ -78,6 +78,18 @@ INPUT_SCHEMA = {
 """The four shapes of `input`; msgspec's own types can't tell a list of one kind from a mixed one."""
 
 
+PURPOSES = {
+    "search_query": "query",
+    "query": "query",
+    "search_document": "document",
+    "document": "document",
+    "passage": "document",
+    "classification": "classification",
+    "clustering": "clustering",
+}
+"""input_type -> role, as Cohere, Voyage and NVIDIA spell it; the last two are roles only where there is such a prompt."""
+
+
 class CreateEmbeddings(msgspec.Struct, kw_only=True):
     input: Annotated[
         str | Items,
@@ -92,6 +104,10 @@ class CreateEmbeddings(msgspec.Struct, kw_only=True):
     dimensions: Annotated[
         Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None,
         Meta(description="Numbers kept of each vector, which is then renormalised."),
+    ] = None
+    input_type: Annotated[
+        str | None,
+        Meta(description=f"Whose prompt stands before each text: {', '.join(PURPOSES)}, or a prompt of the model."),
     ] = None
     user: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
@@ -117,12 +133,15 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """OpenAI's four fields, and ours."""
+    """OpenAI's four fields, and ours. root: the true name. role, dimensions: what the id stands for beside the model;
+    no role: what the checkpoint says."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "vecgate"
+    root: str
+    role: str | None
     aliases: tuple[str, ...]
     task: Task
     state: str
@@ -155,16 +174,43 @@ def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
 
 
 async def create_embeddings(ask: Ask) -> Answer:
-    body: CreateEmbeddings = ask.body
+    return await _create(ask, ask.body)
+
+
+async def create_for_deployment(ask: Ask) -> Answer:
+    """Azure's form: the path names the model, whatever the body says; an id with a slash makes two parts of it."""
+    parts = (ask.parameters.get(name) for name in ("organization", "deployment"))
+    return await _create(ask, msgspec.structs.replace(ask.body, model="/".join(filter(None, parts))))
+
+
+async def _create(ask: Ask, body: CreateEmbeddings) -> Answer:
     encoding = _encoding(body.encoding_format)
-    ask.engine.resolve(body.model, "embed")
+    true = ask.engine.resolve(body.model, "embed")
     found = await ask.engine.embed(
-        ask.call, body.model, await _inputs(ask, body), dimensions=body.dimensions, cut=ask.site.cut
+        ask.call,
+        body.model,
+        await _inputs(ask, body),
+        role=_role(ask, body.input_type, true),
+        dimensions=body.dimensions,
+        cut=ask.site.cut,
     )
     encoded_s = timer()
-    name = body.model if body.model and body.model.strip() else found.applied.model
+    name = body.model if body.model and body.model.strip() else true
     answer = await respond(found, name, encoding)
     return Answer(answer, found.applied, encode_s=encoded_s())
+
+
+def _role(ask: Ask, asked: str | None, model: str) -> str | None:
+    """None, what the name or the checkpoint says, also for a purpose that the model has no prompt for."""
+    if asked is None or not (word := asked.strip().casefold()):
+        return None
+    prompts = next(card.prompts for card in ask.engine.status().models if card.name == model)
+    if PURPOSES.get(word) in ("query", "document"):
+        return PURPOSES[word]
+    if (prompt := next((name for name in prompts if name.casefold() == word), None)) is not None or word in PURPOSES:
+        return prompt
+    known = ", ".join(dict.fromkeys((*PURPOSES, *prompts)))
+    raise InvalidRequest(f"input_type does not take {shown(asked)}; it takes {known}.", "input_type")
 
 
 def _encoding(asked: str | None) -> Literal["float", "base64"]:
@@ -184,7 +230,8 @@ async def _inputs(ask: Ask, body: CreateEmbeddings) -> Sequence[str] | token_ids
     if kinds == {int}:
         items = [items]
     if len(items) > ask.site.max_inputs:
-        raise InvalidRequest(f"input holds {len(items)} items; the limit is {ask.site.max_inputs}.", "input")
+        message = f"input holds {len(items)} items; the limit is {ask.site.max_inputs} a request (VECGATE_MAX_INPUTS)."
+        raise InvalidRequest(message, "input")
     if kinds == {str}:
         return items
     return await token_ids.inputs_of(ask.engine, ask.site, body.model, items)
@@ -205,42 +252,70 @@ async def respond(found: Embeddings, model: str, encoding: vectors.Encoding) -> 
 
 
 async def list_models(ask: Ask) -> Answer:
-    models = [_model(card) for card in ask.engine.status().models]
+    """The models by their true names, then what else a list shows of each."""
+    cards = ask.engine.status().models
+    models = [_model(card) for card in cards]
+    models += [_model(card, name) for card in cards for name in card.virtual]
     return Answer(msgspec.json.encode(ModelList(data=models)))
 
 
 async def retrieve_model(ask: Ask) -> Answer:
-    """One model by any of its names; the id may hold slashes."""
+    """One model by any of its names; the id may hold slashes. Listed names answer as they are listed."""
     asked = ask.parameters["model_id"].strip("/")
     name = ask.engine.resolve(asked)
     card = next(card for card in ask.engine.status().models if card.name == name)
-    return Answer(msgspec.json.encode(_model(card)))
+    virtual = next((one for one in card.virtual if one.name.casefold() == asked.casefold()), None)
+    return Answer(msgspec.json.encode(_model(card, virtual)))
 
 
-def _model(card: ModelCard) -> Model:
+def _model(card: ModelCard, virtual: VirtualName | None = None) -> Model:
+    said = virtual or VirtualName(card.name)
     return Model(
-        id=card.name,
+        id=said.name,
         created=card.created,
+        root=card.name,
+        role=said.role,
         aliases=card.aliases,
         task=card.task,
         state=card.state,
         max_tokens=card.max_tokens,
-        dimensions=card.dimensions,
+        dimensions=said.dimensions or card.dimensions,
     )
 
 
+EXAMPLE = {"input": ["The food was delicious.", "Where is the station?"]}
 ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
-        ("/v1/embeddings", "/embeddings"),
+        ("/v1/embeddings", "/embeddings", "/openai/v1/embeddings"),
         create_embeddings,
         render,
         "Create embeddings",
         body=CreateEmbeddings,
         answer=EmbeddingList,
-        example={"input": ["The food was delicious.", "Where is the station?"]},
+        example=EXAMPLE,
     ),
-    Route("GET", ("/v1/models", "/models"), list_models, render, "List models", answer=ModelList),
+    Route(
+        "POST",
+        (
+            "/openai/deployments/{deployment:str}/embeddings",
+            "/openai/deployments/{organization:str}/{deployment:str}/embeddings",
+        ),
+        create_for_deployment,
+        render,
+        "Create embeddings, as on Azure",
+        body=CreateEmbeddings,
+        answer=EmbeddingList,
+        example=EXAMPLE,
+    ),
+    Route(
+        "GET",
+        ("/v1/models", "/models", "/openai/v1/models", "/openai/models"),
+        list_models,
+        render,
+        "List models",
+        answer=ModelList,
+    ),
     Route(
         "GET",
         ("/v1/models/{model_id:path}", "/models/{model_id:path}"),
