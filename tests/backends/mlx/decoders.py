@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,20 @@ def reranker(model: Any, folder: Path, **saving: Any) -> Checkpoint:
     return checkpoint
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads of torch wait for one another longer than they compute, in models this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def by_transformers(model: Any, checkpoint: Checkpoint, rows: Sequence[Tokens]) -> Vectors:
     """One row at a time, so without padding: (N, D) pooled by the checkpoint's word, or (N, 1) logits."""
     found = []
     for row in rows:
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             out = model(torch.from_numpy(row.ids)[None].long())
         if checkpoint.task == "embed":
             hidden = out.last_hidden_state[0].float().numpy()
@@ -79,11 +89,15 @@ def assert_alike(model: Any, checkpoint: Checkpoint, within: float | None = None
     """Alone, in one mixed batch, and in another order, rows or logits equal transformers'."""
     rows = made_rows(LENGTHS, VOCABULARY)
     expected, opened = by_transformers(model, checkpoint, rows), load(checkpoint, device="cpu", dtype="float32")
-    got = [one_by_one(opened, rows), opened.forward(Batch(rows)), opened.forward(Batch(rows[::-1]))[::-1]]
+    ways: tuple[Callable[[], Vectors], ...] = (
+        lambda: opened.forward(Batch(rows)),
+        lambda: one_by_one(opened, rows),
+        lambda: opened.forward(Batch(rows[::-1]))[::-1],
+    )
     usual, show = (LOGIT, np.asarray) if checkpoint.task == "rerank" else (SAME, unit)
     assert apart(show(expected)) > OTHER  # different texts, different rows
-    for each in got:
-        np.testing.assert_allclose(show(each), show(expected), rtol=0, atol=within or usual)
+    for way in ways:
+        np.testing.assert_allclose(show(way()), show(expected), rtol=0, atol=within or usual)
 
 
 def rows_of(checkpoint: Checkpoint, dtype: str = "float32") -> Vectors:
