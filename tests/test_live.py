@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,28 @@ TOLERANCE = 1e-6
 """max |difference| of unit rows in fp32: the reference itself moves by 4e-7 between one batch and another."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A server, and what it answered before it was ready."""
+
+    server: Live
+    health: str
+    refusal: tuple[int, dict[str, str], bytes]
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with Live(tmp_path_factory.mktemp("server")) as started:
-        yield started.ready()
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    with Live(tmp_path_factory.mktemp("server")) as server:
+        server.wait_for("/health/live", 200)
+        health = json.loads(server.get("/health")[2])["status"]
+        refusal = server.post("/v1/embeddings", {"input": "a"})
+        yield Start(server.ready(), health, refusal)
+
+
+@pytest.fixture(scope="module")
+def server(start: Start) -> Live:
+    """The same for all tests of this file: importing torch and transformers takes seconds."""
+    return start.server
 
 
 @pytest.fixture(scope="module")
@@ -182,28 +201,12 @@ def test_health_tells_what_runs(server: Live) -> None:
     assert (status, health["status"], health["backend"], health["device"]) == (200, "ok", "torch", "cpu")
 
 
-def test_health_answers_while_the_model_loads(tmp_path: Path) -> None:
-    with Live(tmp_path) as server:
-        server.wait_for("/health/live", 200)
-        early = json.loads(server.get("/health")[2])["status"]
-        status, headers, body = server.post("/v1/embeddings", {"input": "a"})
-        server.ready()
+def test_health_answers_while_the_model_loads(start: Start) -> None:
     # loading takes seconds (importing torch alone does), so the first answers come before its end
-    assert early in ("loading", "warming")
+    status, headers, body = start.refusal
+    assert start.health in ("loading", "warming")
     assert (status, headers["retry-after"]) == (503, "5")
     assert "loading" in json.loads(body)["error"]["message"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_status_0_after_the_answer(tmp_path: Path, number: signal.Signals) -> None:
-    with Live(tmp_path) as server, ThreadPoolExecutor(1) as pool:
-        server.ready()
-        answer = pool.submit(server.post, "/api/v1/embed", {"texts": ["word " * 300] * 6, "batch_size": 1})
-        while json.loads(server.get("/health")[2])["queue"]["items"] == 0 and not answer.done():
-            pass
-        server.process.send_signal(number)
-        assert server.process.wait(20) == 0
-        assert answer.result()[0] == 200
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
@@ -238,5 +241,16 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
 
 def run(cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), env=environment(**settings), cwd=cwd, capture_output=True, text=True, timeout=60
+        command(*arguments), env=environment(**settings), cwd=cwd, capture_output=True, text=True, timeout=120
     )
+
+
+def test_sigterm_ends_it_with_status_0_after_the_answer(server: Live) -> None:
+    """The last of this file, since it ends the server of all of them; tests/test_server.py has the other signals."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.post, "/api/v1/embed", {"texts": ["word " * 300] * 6, "batch_size": 1})
+        while json.loads(server.get("/health")[2])["queue"]["items"] == 0 and not answer.done():
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(120) == 0
+        assert answer.result()[0] == 200

@@ -185,6 +185,15 @@ def test_sigterm_waits_for_no_silent_client(tmp_path: Path) -> None:
     assert b"shutting down" in told
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_answer_under_way(tmp_path: Path, number: signal.Signals) -> None:
+    with scripted(tmp_path, "slow") as live, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(live.ready().post, "/v1/embeddings", POISON)
+        busy(live)
+        assert ended(live, number) == 0
+        assert answer.result()[0] == 200
+
+
 def test_sigterm_while_the_model_loads(tmp_path: Path) -> None:
     with scripted(tmp_path, "loading", VECGATE_DRAIN_TIMEOUT="0") as live:
         live.wait_for("/health", 200, '"status":"loading"')
