@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def root() -> Path:
 def minilm() -> Path:
     """The default model's folder."""
     return resolve("minilm").folder
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """tests/proof.py's Reference of every kind of tests/tiny."""
+    from tests.families import CASES, CONVERTED  # here: torch and transformers: seconds, so only for who asks
+    from tests.proof import Reference
+
+    with Reference(tmp_path_factory.mktemp("families"), (*CASES, *CONVERTED)) as reference:
+        yield reference
 
 
 @pytest.fixture(scope="session")

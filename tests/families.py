@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.tiny.decoders import WEB_SEARCH
 from tests.tiny.rerankers import INSTRUCTION, PREFIX, SUFFIX
-from tests.tiny.words import WORDS
+from tests.tiny.words import WORDS, id_of, qwen
 from vecgate.core import Task
 
 LONG = " ".join(WORDS[at * at % 17] for at in range(40))
@@ -50,12 +50,15 @@ PAIRS = (
 )
 BODY = f"<Instruct>: {INSTRUCTION}\n<Query>: {{query}}\n<Document>: {{document}}"
 JUDGED: dict[str, Any] = {"template": [PREFIX, BODY, SUFFIX], "max_tokens": 256}
+SAID = {word: id_of(qwen(end=False), word) for word in ("yes", "no")}
+"""Where a causal language model's own head has the two answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """kind: of tests/tiny. roles: asked of FEW texts besides the plain call. how, more: the reference's recipe. twin: the
-    kind whose folder the reference reads, where it can't read this one's."""
+    kind whose folder the reference reads, where it can't read this one's. name: what it is served as, where the name is
+    all that tells of the family."""
 
     kind: str
     task: Task = "embed"
@@ -63,23 +66,26 @@ class Case:
     how: str = "encode"
     more: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
+    name: str | None = None
 
     @property
     def asked(self) -> list[tuple[str | None, str]]:
         """(role, text) of an embedder."""
         return [*((None, text) for text in TEXTS), *((role, text) for role in self.roles for text in FEW)]
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(query, document) of a reranker."""
+        return [*PAIRS]
+
     def told(self, folder: Path) -> dict[str, Any]:
         """As engine/reference.py takes it."""
-        asked = self.asked if self.task == "embed" else PAIRS
+        asked = self.asked if self.task == "embed" else self.pairs
         return {"name": self.kind, "folder": str(folder), "how": self.how, "asked": asked, **self.more}
 
 
-E5_MISTRAL = {
-    "tail": [2],
-    "max_tokens": 96,
-    "prompts": {"null": "", "web_search_query": f"{WEB_SEARCH} "},
-}
+# llama: sentence-transformers documents that encode_document takes the prompt "passage", but 6.2 finds an empty "document".
+E5_MISTRAL = {"tail": [2], "max_tokens": 96, "prompts": {"web_search_query": f"{WEB_SEARCH} "}}
 CASES = (
     Case("bert", roles=("query", "document")),
     Case("bge", roles=("query", "document")),
@@ -100,13 +106,30 @@ CASES = (
     Case("gemma3", roles=("query", "document", "STS")),
     Case("mistral", roles=("web_search_query",), how="last", more=E5_MISTRAL),
     Case("qwen2", roles=("query",)),
-    Case("llama", roles=("query", "document")),
+    Case("llama", roles=("query", "document"), more={"prompts": {"document": "passage: "}}),
     Case("bert-reranker", "rerank", how="predict"),
     Case("xlmr-reranker", "rerank", how="predict"),
     Case("modernbert-reranker", "rerank", how="predict"),
     Case("modernbert-reranker-cls", "rerank", how="predict"),
-    Case("qwen3-reranker", "rerank", how="judge", more=JUDGED),
+    Case("qwen3-reranker", "rerank", how="judge", more=JUDGED | SAID),
     Case("qwen3-classifier", "rerank", how="judge", more=JUDGED),
     Case("qwen3-logit", "rerank", how="predict"),
     Case("zerank", "rerank", how="predict"),
 )
+CONVERTED = (
+    Case("qwen3-4bit", roles=("query",), twin="qwen3-4bit-twin", name="Qwen3-Embedding-0.6B-4bit-DWQ"),
+    Case("qwen3-mixed", roles=("query",), twin="qwen3-mixed-twin", name="Qwen3-Embedding-0.6B-mixed-4-6-bit"),
+    Case("qwen3-mxfp4", twin="qwen3-mxfp4-twin", name="Qwen3-Embedding-8B-mxfp4"),
+    Case("qwen3-bf16", roles=("query",), twin="qwen3-bf16-twin", name="Qwen3-Embedding-0.6B-bf16"),
+    Case(
+        "qwen3-reranker-4bit",
+        "rerank",
+        how="judge",
+        more=JUDGED | SAID,
+        twin="qwen3-reranker-4bit-twin",
+        name="Qwen3-Reranker-0.6B-4bit",
+    ),
+    Case("bert-8bit", twin="bert-8bit-twin", name="all-MiniLM-L6-v2-8bit"),
+    Case("xlmr-8bit", twin="xlmr-8bit-twin", name="bge-m3-8bit"),
+)
+"""For MLX alone."""

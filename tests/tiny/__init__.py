@@ -2,7 +2,7 @@
 
 Each kind's docstring names the repository whose files it copies. Seeds are fixed, so the weights are the same bytes each
 time. Different texts give rows with |cosine| < 0.9, and float32 stays far within the tolerances of the tests.
-Needs torch and transformers; the conversions need mlx.
+Needs torch and transformers; the conversions need mlx too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tests.tiny import decoders, encoders, rerankers
+from tests.tiny import conversions, decoders, encoders, rerankers
 
 SEED = 20
 KINDS: dict[str, Callable[[Path], None]] = {
@@ -48,7 +48,7 @@ MORE: dict[str, Callable[[Path], None]] = {
     "qwen3-logit": rerankers.qwen3_logit,
     "zerank": rerankers.zerank,
 }
-ALL = KINDS | MORE
+ALL = KINDS | MORE | conversions.KINDS
 
 
 def build(kind: str, folder: Path) -> Path:

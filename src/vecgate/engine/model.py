@@ -66,7 +66,8 @@ class Model:
 
     def _warm(self, backend: Backend) -> None:
         """One forward per usual length, so that no request pays for first-use work, and rows are known to be finite."""
-        for length in sorted({min(length, self.checkpoint.max_tokens) for length in WARMUP_TOKENS}):
+        least, most = self.tokenizer.least_tokens, self.checkpoint.max_tokens
+        for length in sorted({min(max(length, least), most) for length in WARMUP_TOKENS}):
             if not np.isfinite(backend.forward(Batch(tuple(self._sample(length))))).all():
                 raise BackendFailed(f"The warm-up row of {length} tokens is not finite; the weights may be damaged.")
 

@@ -2,7 +2,7 @@
 
     python reference.py MODEL_DIR [--normalize] [--prompt TEXT] [--batch-size N] < texts.json > rows.npy
     python reference.py MODEL_DIR --rerank < {"query": ..., "documents": [...]} > logits.npy
-    python reference.py --cases OUT.npz < cases.json     many checkpoints in one run
+    python reference.py --cases OUT < cases.jsonl     many checkpoints in one run: each line a case, OUT/NAME.npz its answer
 
 Imports nothing of vecgate, so that what it proves does not rest on what it checks. sentence-transformers computes the
 rows; where it can't read what a checkpoint was trained with, the recipe is written out below.
@@ -15,7 +15,7 @@ A case is {"name", "folder", "how", "asked"} and what its `how` takes besides:
 - "judge": the same by transformers alone, for a language model that is asked: "template" [prefix, body, suffix], the body
   with {query} and {document}, cut so that all three are "max_tokens" at most. "yes", "no": the score is the logit of one
   token less the other's; without them, that of the sequence classification head.
-OUT.npz holds NAME/rows (N, D), and NAME/ids, NAME/lengths: every input's token ids, one after the other.
+NAME.npz holds rows (N, D), and ids, lengths: every input's token ids, one after the other.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def last(case: dict[str, Any]) -> Answer:
 
     model = AutoModel.from_pretrained(case["folder"], dtype=torch.float32, local_files_only=True).eval()
     words, room = _words(case["folder"]), case["max_tokens"] - len(case["tail"])
-    ids = [words.encode(case["prompts"][role] + text).ids[:room] + case["tail"] for role, text in case["asked"]]
+    said = [case["prompts"].get(role, "") + text for role, text in case["asked"]]
+    ids = [words.encode(text).ids[:room] + case["tail"] for text in said]
     with torch.inference_mode():
         rows = [model(input_ids=torch.tensor([one])).last_hidden_state[0, -1].numpy() for one in ids]
     return np.asarray(rows, np.float32), ids
@@ -164,15 +165,13 @@ HOW: dict[str, Callable[[dict[str, Any]], Answer]] = {
 }
 
 
-def answer(cases: list[dict[str, Any]], out: Path) -> None:
-    """All cases' rows and ids into one file."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for case in cases:
-        rows, ids = HOW[case["how"]](case)
-        arrays[f"{case['name']}/rows"] = rows
-        arrays[f"{case['name']}/lengths"] = np.array([len(one) for one in ids], np.int64)
-        arrays[f"{case['name']}/ids"] = np.concatenate([np.array(one, np.int64) for one in ids])
-    np.savez(out, **arrays)  # type: ignore[arg-type]
+def answer(case: dict[str, Any], out: Path) -> None:
+    """The case's rows and ids in a file that is whole once it is there."""
+    rows, ids = HOW[case["how"]](case)
+    flat = np.concatenate([np.array(one, np.int64) for one in ids])
+    part = out / f"{case['name']}.part.npz"
+    np.savez(part, rows=rows, ids=flat, lengths=np.array([len(one) for one in ids], np.int64))
+    part.rename(out / f"{case['name']}.npz")
 
 
 def main() -> None:
@@ -184,11 +183,12 @@ def main() -> None:
     parser.add_argument("--prompt", default="")
     parser.add_argument("--batch-size", type=int, default=32)
     told = parser.parse_args()
+    if told.cases:
+        for line in sys.stdin:
+            answer(json.loads(line), told.cases)
+        return
     given = json.load(sys.stdin)
     with redirect_stdout(sys.stderr):  # stdout carries the array alone
-        if told.cases:
-            answer(given, told.cases)
-            return
         if told.rerank:
             rows = rerank(told.folder, given["query"], given["documents"], batch_size=told.batch_size)
         else:

@@ -56,6 +56,9 @@ class Tokenizer:
         default = checkpoint.default_prompt if self._form is None else None  # a template already holds its instruction
         self._instruction = checkpoint.prompts.get(default, "") if default else ""
         self._prompt = lru_cache(maxsize=64)(self._read_prompt)
+        around = self._single if checkpoint.task == "embed" else self._form or self._pair
+        self.least_tokens = len(around) + 1
+        """The smallest limit that leaves room for a text of its task."""
 
     def encode(
         self,
