@@ -9,9 +9,13 @@ serve: ## install what is missing and serve the default model on 127.0.0.1:9000 
 	@.ci/install serve
 	@exec .venv/bin/vecgate serve
 
+# All tests run file by file on every core, each of one thread; what ARGS names runs in one process.
+ALL = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest \
+	-n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: ## install what is missing and run the tests (ARGS="-k name" goes to pytest)
 	@.ci/install test
-	@.venv/bin/python -m pytest $(ARGS)
+	@$(if $(ARGS),.venv/bin/python -m pytest $(ARGS),$(ALL))
 
 check: ## formatting, lint, types, tests: what CI runs
 	@.ci/install test

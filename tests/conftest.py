@@ -1,31 +1,34 @@
 """What every test stands on: a clean environment, no network beyond this machine, the small tests first."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from tests.awkward import TEXTS
 from vecgate.config import CONFIG, SETTINGS
 from vecgate.engine.checkpoint import resolve
 
 FIRST = ("test_tiny.py", "test_house.py")
+"""What they find explains most other failures."""
+LONGEST = ("test_live.py", "test_families.py", "test_torch.py", "test_mlx.py", "test_tokenizer.py", "test_clients.py")
+"""Early, so that no worker is left alone with one of them."""
+ORDER = (*FIRST, *LONGEST)
 
 for name in (CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))):
     os.environ.pop(name, None)  # a developer's own settings change no test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """FIRST run first: what they find explains most other failures."""
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    items.sort(key=lambda item: ORDER.index(item.path.name) if item.path.name in ORDER else len(ORDER))
 
 
 def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
@@ -63,13 +66,34 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def minilm_rows(root: Path, minilm: Path) -> np.ndarray:
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: a folder that `make` fills, once a run: the other workers wait and take it as it is."""
+    own = tmp_path_factory.getbasetemp()
+    run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        found = run / f"once-{name}"
+        with FileLock(run / f"once-{name}.lock"):
+            if not found.exists():
+                made = tmp_path_factory.mktemp(name)
+                make(made)
+                made.rename(found)
+        return found
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_rows(root: Path, minilm: Path, made_once: Callable[[str, Callable[[Path], None]], Path]) -> np.ndarray:
     """sentence-transformers' unit rows of tests/awkward.py's TEXTS, from a process that does not know vecgate."""
     script = root / "src" / "vecgate" / "engine" / "reference.py"
-    answer = subprocess.run(
-        [sys.executable, script, minilm, "--normalize"],
-        input=json.dumps(TEXTS).encode(),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    found: np.ndarray = np.load(io.BytesIO(answer.stdout))
+
+    def compute(folder: Path) -> None:
+        with (folder / "rows.npy").open("wb") as rows:
+            told = [sys.executable, str(script), str(minilm), "--normalize"]
+            subprocess.run(told, input=json.dumps(TEXTS).encode(), stdout=rows, check=True)
+
+    found: np.ndarray = np.load(made_once("minilm-rows", compute) / "rows.npy")
     return found

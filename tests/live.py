@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,17 @@ ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 120.0
 
 
+PORTS = itertools.count(20_000 + os.getpid() % 1000 * 10)
+"""Below those that the system hands out for connections, and others than another process of the same run takes."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and nobody gets before the server that is started for it."""
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("ports have no end")
 
 
 def command(*arguments: str, module: str = "vecgate") -> list[str]:
@@ -29,7 +38,8 @@ def command(*arguments: str, module: str = "vecgate") -> list[str]:
 
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment without settings of vecgate's own, plus the given ones and tests/ as a package."""
-    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_PRELOAD", "OPENBLAS_NUM_THREADS", "TMPDIR")
+    threads = ("LD_PRELOAD", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", *threads)
     found = {name: os.environ[name] for name in kept if name in os.environ}
     paths = filter(None, [*found.get("PYTHONPATH", "").split(os.pathsep), str(ROOT)])
     return found | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, paths))} | settings
