@@ -74,16 +74,19 @@ class Sizes:
         return (inside + scores) * width + (3 * longest if masked else 0) + 2 * 4 * self.hidden
 
 
-def names(checkpoint: Checkpoint) -> Names:
-    """NAMES, with the head that the checkpoint scores with: two rows of a language model's, or a classifier."""
+def names(checkpoint: Checkpoint, *, tied: bool = False) -> Names:
+    """NAMES, with the head that the checkpoint scores with: two rows of a language model's, or a classifier.
+
+    tied: whether the head is the table where config.json does not say.
+    """
     if checkpoint.task != "rerank":
         return NAMES
     if checkpoint.yes_id is None:
         return replace(NAMES, picks=(Pick("head.rows", ("score",)),))
     # A head of its own beats the table, as in transformers, whatever the config says of ties.
-    tied = ("embed_tokens",) if checkpoint.config.get("tie_word_embeddings") else ()
+    table = ("embed_tokens",) if checkpoint.config.get("tie_word_embeddings", tied) else ()
     ids = (checkpoint.yes_id,) if checkpoint.no_id is None else (checkpoint.yes_id, checkpoint.no_id)
-    return replace(NAMES, picks=(Pick("head.rows", ("lm_head", *tied), ids),))
+    return replace(NAMES, picks=(Pick("head.rows", ("lm_head", *table), ids),))
 
 
 def head_rows(checkpoint: Checkpoint) -> int:

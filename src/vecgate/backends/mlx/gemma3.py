@@ -73,7 +73,7 @@ class Config:
             reach=window // 2 if both else window - 1,
             scale=setting(checkpoint, "query_pre_attn_scalar", float, 256.0) ** -0.5,
             bias=bool(given.get("attention_bias")),
-            names=replace(names(checkpoint), dense=True),
+            names=replace(names(checkpoint, tied=True), dense=True),
             head_rows=head_rows(checkpoint),
         )
 
