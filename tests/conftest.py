@@ -65,9 +65,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def minilm_rows(root: Path, minilm: Path) -> np.ndarray:
-
-
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """`made_once(name, make)`: a folder that `make` fills, once a run: the other workers wait and take it as it is."""
     own = tmp_path_factory.getbasetemp()
