@@ -372,7 +372,7 @@ BROKEN = {
 }
 
 
-NOTHING_NEEDED = dict.fromkeys(("/api/embed", "/api/embeddings", "/api/show"), {200})
+NOTHING_NEEDED = {path: {200} for path in ("/api/embed", "/api/embeddings", "/api/show")}
 """Ollama's bodies need no field; an object is a request, whatever else is in it."""
 
 

@@ -54,6 +54,7 @@ def expected(server: Live) -> np.ndarray:
         "langchain-openai, its default (token ids)",
         "langchain-openai, texts",
         "langchain-openai, a query",
+        "langchain-ollama",
         "langchain-cohere",
         "llama-index, OpenAILike",
     ],

@@ -14,6 +14,7 @@ from typing import Any
 
 from langchain_cohere import CohereEmbeddings, CohereRerank
 from langchain_core.documents import Document
+from langchain_ollama import OllamaEmbeddings
 from langchain_openai import OpenAIEmbeddings
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.embeddings.openai_like import OpenAILikeEmbedding
@@ -36,6 +37,9 @@ def cases(base: str, texts: list[str]) -> dict[str, Callable[[], Any]]:
         "langchain-openai, a query": lambda: [
             OpenAIEmbeddings(**openai, check_embedding_ctx_length=False).embed_query(text) for text in texts
         ],
+        "langchain-ollama": lambda: OllamaEmbeddings(
+            model="minilm", base_url=base, validate_model_on_init=True
+        ).embed_documents(texts),
         "langchain-cohere": lambda: CohereEmbeddings(**cohere).embed_documents(texts),
         "llama-index, OpenAILike": lambda: llama.get_text_embedding_batch(texts),
         "langchain-cohere, rerank": lambda: CohereRerank(**cohere, top_n=3).rerank(DOCUMENTS, QUERY),

@@ -127,6 +127,7 @@ async def _rerank(ask: Ask, version: Version) -> Answer:
         max_tokens_per_document=body.max_tokens_per_doc or TOKENS_PER_DOCUMENT,
         cut=ask.site.cut,
     )
+    encoding_s = timer()
     tokens = sum(ranking.applied.tokens) + ranking.applied.query_tokens
     answer = CohereRanking(
         id=str(uuid4()),
@@ -135,7 +136,7 @@ async def _rerank(ask: Ask, version: Version) -> Answer:
         model=body.model if body.model and body.model.strip() else ranking.applied.model,
         usage=TokenUsage(prompt_tokens=tokens, total_tokens=tokens),
     )
-    return Answer(msgspec.json.encode(answer), ranking.applied)
+    return Answer(msgspec.json.encode(answer), ranking.applied, encode_s=encoding_s())
 
 
 def _documents(body: CohereRerank) -> list[str]:

@@ -166,6 +166,7 @@ def _together(done: Sequence[Applied]) -> Applied:
         tokens=tuple(count for one in done for count in one.tokens),
         original=tuple(count for one in done for count in one.original),
         query_tokens=sum(one.query_tokens for one in done),
+        cut_queries=tuple(cut for one in done for cut in one.cut_queries),
         queue_s=max(one.queue_s for one in done),
         tokenize_s=sum(one.tokenize_s for one in done),
         forward_s=max(one.forward_s for one in done),
