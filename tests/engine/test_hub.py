@@ -19,9 +19,10 @@ FETCH = """
 import sys
 from vecgate.engine import checkpoint
 from vecgate.errors import CheckpointError
+told = {"allow_pickle": "--allow-pickle" in sys.argv, "ignore_code": "--ignore-code" in sys.argv}
 try:
-    found = checkpoint.resolve(sys.argv[1], offline="--offline" in sys.argv)
-    print("ok", found.name, found.revision, checkpoint.read(found.folder, found.name).pooling[0])
+    found = checkpoint.resolve(sys.argv[1], offline="--offline" in sys.argv, **told)
+    print("ok", found.name, found.revision, checkpoint.read(found.folder, found.name, **told).pooling[0])
 except CheckpointError as error:
     print("refused", error)
 """
@@ -95,6 +96,7 @@ def hub(tiny: Tiny) -> Iterator[Hub]:
             "onnx/config.json": b"{}",
             "model.fp16.safetensors": b"another form",
             "README.md": b"words",
+            "chat_template.jinja": b"{{ messages }}",
         }
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -122,10 +124,8 @@ def fetch(hub: Hub, tmp_path: Path) -> Callable[..., str]:
 
 def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub, fetch: Callable[..., str]) -> None:
     assert fetch("org/model") == f"ok org/model {COMMIT} mean"
-    needed = [
-        "1_Pooling/config.json", "config.json", "model.safetensors", "modules.json", "sentence_bert_config.json",
-        "tokenizer.json", "tokenizer_config.json",
-    ]  # fmt: skip
+    needed = sorted(path for path in hub.files if path.endswith(".json") and not path.startswith("onnx/"))
+    needed = sorted([*needed, "chat_template.jinja", "model.safetensors"])
     assert hub.served() == needed
     hub.asked.clear()
     assert fetch("org/model") == f"ok org/model {COMMIT} mean"
@@ -168,10 +168,18 @@ def test_no_connection_is_one_sentence(fetch: Callable[..., str]) -> None:
     assert said.endswith("check the connection and start again.")
 
 
-def test_pickle_is_never_fetched(hub: Hub, fetch: Callable[..., str]) -> None:
+def test_pickle_is_fetched_only_where_it_is_allowed_and_there_is_nothing_else(
+    hub: Hub, fetch: Callable[..., str]
+) -> None:
     del hub.files["model.safetensors"]
     assert "has no safetensors weights (model.safetensors); pickle can run code" in fetch("org/model")
     assert "pytorch_model.bin" not in hub.served()
+    assert fetch("org/model", "--allow-pickle") == f"ok org/model {COMMIT} mean"
+    assert "pytorch_model.bin" in hub.served()
+    hub.asked.clear()
+    assert fetch("org/model", "--allow-pickle", "--offline") == f"ok org/model {COMMIT} mean"
+    assert hub.asked == []
+    assert fetch("org/model", "--offline").startswith("refused org/model is not in the local cache")
 
 
 @pytest.mark.parametrize(
@@ -188,3 +196,5 @@ def test_code_is_refused_before_the_weights_are_fetched(
     assert "never run" in fetch("org/model")
     assert "never run" in fetch("org/model", "--offline")
     assert "model.safetensors" not in hub.served()
+    assert fetch("org/model", "--ignore-code") == f"ok org/model {COMMIT} mean"
+    assert "modeling.py" not in hub.served()

@@ -24,7 +24,7 @@ from vecgate.engine.builtin import some
 from vecgate.engine.families import Family
 from vecgate.engine.files import Files
 from vecgate.engine.modules import Chain, chain
-from vecgate.engine.task import check_head, declared, generates, guessed, speaks_last
+from vecgate.engine.task import check_head, declared, generates, guessed, signs_of, speaks_last
 from vecgate.engine.words import Words
 from vecgate.errors import CheckpointError
 
@@ -101,10 +101,14 @@ def read(
     stored = weights.find(root, allow_pickle=allow_pickle)
     words = Words(root) if speaks_last(said.config) else None
     ending = words.ending if words else None
+    signs = signs_of(name, stored.tensors, ending) if generates(said.config) and found is None else []
+    for other, why in signs:
+        if task not in (None, other):
+            log.warning("%s is to %s, but its files look as if it were to %s: %s.", name, task, other, why)
     task = task or declared(said.config, found)
     if task is None:
-        task, why = guessed(root, name, stored.tensors, ending)
-        log.info("%s is taken for %s: %s.", name, "an embedding model" if task == "embed" else "a reranker", why)
+        task, why = guessed(root, signs)
+        log.info("%s is taken for a model that %ss: %s.", name, task, why)
     row = families.find(said.config, name, task, ending)
     own, default = said.prompts()
     made = Checkpoint(
@@ -114,13 +118,13 @@ def read(
         task=task,
         config=said.config,
         weights=stored.files,
-        max_tokens=_max_tokens(said, row),
+        max_tokens=_max_tokens(said, None if found else row),
         pad_id=said.pad_id,
         stored_dtype=stored.dtype or said.dtype,
         weight_bytes=stored.size_bytes,
         aliases=aliases,
         revision=revision,
-        prompts={**own, **(prompts or {})},
+        prompts=own,
         default_prompt=default,
         lower_case=bool(said.settings.get("do_lower_case")),
         similarity=str(said.shared.get("similarity_fn_name") or "cosine"),
@@ -132,8 +136,8 @@ def read(
             raise CheckpointError(
                 f"{name} is a reranker, which pools nothing; a pooling ({pooling}) means nothing to it."
             )
-        return _reranker(made, said, found, row, words)
-    return _embedder(made, said, found, row, words, pooling)
+        return _reranker(made, said, found, row, words, prompts or {})
+    return _embedder(made, said, found, row, words, pooling, prompts or {})
 
 
 # where a model lies
@@ -210,8 +214,15 @@ def _remember(memory: Path, known: dict[str, Any]) -> None:
 
 
 def _embedder(
-    made: Checkpoint, said: Files, found: Chain | None, row: Family | None, words: Words | None, pooling: Pooling | None
+    made: Checkpoint,
+    said: Files,
+    found: Chain | None,
+    row: Family | None,
+    words: Words | None,
+    pooling: Pooling | None,
+    asked: Mapping[str, str],
 ) -> Checkpoint:
+    """pooling, asked: the user's, the latter its prompts."""
     said.check("embed")
     if found is None and row is not None:
         if row.dense:
@@ -225,7 +236,7 @@ def _embedder(
         raise CheckpointError(f"{said.folder / 'modules.json'} has no Pooling, so nothing makes one row of a text.")
     for layer in found.dense if found else ():
         _check_dense(layer.weights)
-    prompts = made.prompts if made.prompts or row is None else dict(row.prompts)
+    prompts = made.prompts if made.prompts or row is None else row.prompts
     return replace(
         made,
         config={**row.implied, **made.config} if row else made.config,
@@ -233,7 +244,7 @@ def _embedder(
         include_prompt=found.include_prompt if found else True,
         normalize=found.normalize if found else row is not None and row.normalize,
         dense=found.dense if found else (),
-        prompts=prompts,
+        prompts={**prompts, **asked},
         tail=_tail(said, row, words),
     )
 
@@ -246,13 +257,24 @@ def _pooling(said: Files, row: Family | None) -> Pooling:
 
 
 def _reranker(
-    made: Checkpoint, said: Files, found: Chain | None, row: Family | None, words: Words | None
+    made: Checkpoint,
+    said: Files,
+    found: Chain | None,
+    row: Family | None,
+    words: Words | None,
+    asked: Mapping[str, str],
 ) -> Checkpoint:
+    """asked: the user's prompts; a reranker has but one, which stands before the query or is what a template is about."""
     check_head(said.root, said.config)
     said.check("rerank")
-    if said.shared.get("model_type") != "CrossEncoder":
-        made = replace(made, default_prompt=None)  # sentence-transformers would not apply it either
-    default = made.default_prompt or ("query" if words and "query" in made.prompts else None)
+    if found is not None and found.pooling and generates(said.config):
+        raise CheckpointError(f"{said.folder / 'modules.json'} pools tokens, so {made.name} embeds; it can't rerank.")
+    # only what sentence-transformers saved as a CrossEncoder has a default that it would apply
+    default = made.default_prompt if said.shared.get("model_type") == "CrossEncoder" else None
+    default = default or ("query" if asked else None)
+    if asked and [*asked] not in (["query"], [default]):
+        raise CheckpointError(f"{made.name} is a reranker, whose one prompt is called query; not {', '.join(asked)}.")
+    made = replace(made, prompts={**made.prompts, **{str(default): text for text in asked.values()}})
     how = scoring.read(said, found, row, words, made.prompts[default] if default else "")
     if how.instruction and default is None:
         default, made = "query", replace(made, prompts={**made.prompts, "query": how.instruction})

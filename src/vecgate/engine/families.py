@@ -1,7 +1,7 @@
 """What the families' cards say where a checkpoint's files are silent: pooling, prompts, ending, the form of a pair.
 
 A conversion to MLX carries weights, config.json and a tokenizer only. Data, one row a family, the first that fits counts;
-what a file says always wins. A row is verified where one of our tests holds it against the reference; the others are as
+what a file says always wins. A row is verified where one of our tests holds it against the real files; the others are as
 their model cards are remembered. Knows no file.
 """
 
@@ -44,7 +44,6 @@ RERANKER_PREFIX = (
     'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 RERANKER_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-TRANSFORMERS_BERT = ("bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "mpnet", "nomic_bert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,16 +235,24 @@ FAMILIES = (
         max_tokens=8192,
     ),
     Family(
-        name="all-MiniLM",
+        name="all-MiniLM-L6",
         types=("bert",),
-        pattern=r"all-minilm-l(6|12)-v\d",
-        source="sentence-transformers/all-MiniLM-L6-v2: 1_Pooling, modules.json (the L12 takes 128 tokens)",
+        pattern=r"all-minilm-l6-v\d",
+        source="sentence-transformers/all-MiniLM-L6-v2: 1_Pooling, modules.json, sentence_bert_config.json",
         max_tokens=256,
+        verified=True,
+    ),
+    Family(
+        name="all-MiniLM-L12",
+        types=("bert",),
+        pattern=r"all-minilm-l12-v\d",
+        source="sentence-transformers/all-MiniLM-L12-v2: 1_Pooling, modules.json, sentence_bert_config.json",
+        max_tokens=128,
     ),
     Family(
         name="all-mpnet",
         types=("mpnet",),
-        pattern=r"(all|multi-qa)-mpnet-base",
+        pattern=r"all-mpnet-base",
         source="sentence-transformers/all-mpnet-base-v2: 1_Pooling, modules.json",
         max_tokens=384,
     ),

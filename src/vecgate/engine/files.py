@@ -141,6 +141,8 @@ class Files:
         for key in PER_TASK:
             if self.settings.get(key) is not None:
                 raise self._unfollowed(key, "vecgate serves one vector a text")
+        if task == "embed" and "message" in self.modalities:
+            raise self._unfollowed("modality_config", "only a reranker is shown messages, an embedding model texts")
         named = self.settings.get("transformer_task")
         if named not in (None, *TASKS[task]):
             raise self._unfollowed("transformer_task", f"to {task} it is {' or '.join(TASKS[task])}")

@@ -31,7 +31,9 @@ def read(files: Files, chain: Chain | None, row: Family | None, words: Words | N
     Raises CheckpointError where the form is not known.
     """
     if words is None:
-        return Scoring()
+        if "message" in files.modalities:
+            raise CheckpointError(f"{files.root}: a {files.family} is not shown messages, as its modality_config asks.")
+        return Scoring(instruction=instruction)
     if chain is not None and chain.yes_id is not None:
         ids = _in_vocabulary(files, chain.yes_id, chain.no_id)
         return Scoring(_declared(files, instruction), *ids, instruction)

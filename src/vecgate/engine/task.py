@@ -6,7 +6,7 @@ A decoder's config.json is the same for an embedder and for a reranker made of i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,11 @@ def declared(config: Mapping[str, Any], chain: Chain | None) -> Task | None:
     return None if generates(config) and chain is None else "embed"
 
 
-def guessed(root: Path, name: str, tensors: Collection[str], ending: str | None) -> tuple[Task, str]:
-    """The task of a causal language model without a modules.json, and why; raises CheckpointError where the signs are
-    missing or contradict each other. ending: the special token that its tokenizer puts at the end of a text."""
+def signs_of(name: str, tensors: Collection[str], ending: str | None) -> list[tuple[Task, str]]:
+    """What a causal language model without a modules.json may be for, and by which sign, the strongest first.
+
+    ending: the special token that its tokenizer puts at the end of a text.
+    """
     signs: list[tuple[Task, str]] = []
     if tensors and not any(tensor.startswith(("model.", "language_model.")) for tensor in tensors):
         signs.append(("embed", "its tensors have no prefix"))
@@ -71,13 +73,18 @@ def guessed(root: Path, name: str, tensors: Collection[str], ending: str | None)
         signs.append(("rerank", f"it is called {name}"))
     elif EMBED.search(name):
         signs.append(("embed", f"it is called {name}"))
+    return signs
+
+
+def guessed(root: Path, signs: Sequence[tuple[Task, str]]) -> tuple[Task, str]:
+    """The task that the signs agree on, and why; raises CheckpointError where there are none or they contradict."""
     if not signs:
         raise CheckpointError(
             f"{root} is a causal language model, and nothing says whether it embeds or reranks; {HINT}."
         )
-    others = [why for task, why in signs if task != signs[0][0]]
+    others = [f"{task} ({why})" for task, why in signs if task != signs[0][0]]
     if others:
-        raise CheckpointError(f"{root} may embed ({signs[0][1]}) or rerank ({others[0]}); {HINT}.")
+        raise CheckpointError(f"{root} may {signs[0][0]} ({signs[0][1]}) or {others[0]}; {HINT}.")
     return signs[0]
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from vecgate.engine.template import open_file, single_template
 from vecgate.errors import CheckpointError
 
+SPACES = "\u2581\u0120"
+"""How sentencepiece and byte-level tokenizers write the space before a word."""
+
 
 class Words:
     """One tokenizer, opened; raises CheckpointError where it can't be read."""
@@ -29,8 +32,10 @@ class Words:
     def single(self, word: str) -> int:
         """The id of a word that is one token."""
         ids = self._inner.encode(word, add_special_tokens=False).ids
-        if len(ids) != 1:
+        tokens = [str(self._inner.id_to_token(one)) for one in ids]
+        if [token.lstrip(SPACES) for token in tokens] != [word]:
             raise CheckpointError(
-                f"{self._path} makes {len(ids)} tokens of {word!r}; such a reranker scores by one of yes and one of no."
+                f"{self._path} makes {' '.join(tokens) or 'nothing'} of {word!r}; such a reranker scores by one token of yes "
+                "and one of no."
             )
         return int(ids[0])
