@@ -95,6 +95,9 @@ def test_an_unknown_path_is_a_404_in_its_neighbours_dialect(app: Whole, method: 
         ("PUT", "/v1/models/small", "GET, HEAD"),
         ("TRACE", "/v1/models/small", "GET, HEAD"),
         ("TRACE", "/health", "GET, HEAD"),
+        ("TRACE", "/openai/deployments/small/embeddings", "POST"),
+        ("GET", "/openai/deployments/small/embeddings", "POST"),
+        ("POST", "/api/tags", "GET, HEAD"),
         ("BREW", "/v1/embeddings", "POST"),
     ],
 )
@@ -231,7 +234,7 @@ def test_on_a_shared_path_what_fails_late_is_told_in_the_dialect_of_the_body(
 def test_what_litestar_refuses_beside_paths_and_methods_is_unforeseen() -> None:
     scope: Any = {"type": "http", "path": "/x", "method": "GET"}
     with pytest.raises(HTTPException):
-        _outside_a_route(None, Request(scope), HTTPException(status_code=400))
+        _outside_a_route((), None, Request(scope), HTTPException(status_code=400))
 
 
 def test_a_failing_row_fails_its_call_alone_in_its_dialect(tmp_path: Path) -> None:

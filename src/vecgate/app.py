@@ -67,7 +67,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     render = protocols.render_for(table)
     litestar = Litestar(
         route_handlers=protocols.mount(table, engine, _site(settings, engine, metrics, table, lambda: guard)),
-        exception_handlers={HTTPException: partial(_outside_a_route, render), Exception: _unforeseen},
+        exception_handlers={HTTPException: partial(_outside_a_route, table, render), Exception: _unforeseen},
         on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
         on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
         openapi_config=None,
@@ -190,18 +190,30 @@ def _retry_after_s(engine: Engine) -> int:
     return 1 if not queue.tokens_per_s else min(60, max(1, ceil(queue.tokens / queue.tokens_per_s)))
 
 
-def _outside_a_route(render: Any, request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Litestar's own refusals in the dialect of the path: unknown paths, and odd methods (TRACE) of those with parameters,
-    which are all for reading; an endpoint without parameters refuses a method itself. Any other is unforeseen."""
+def _outside_a_route(
+    table: Iterable[protocols.Route], render: Any, request: Request[Any, Any, Any], error: HTTPException
+) -> Response[bytes]:
+    """Litestar's own refusals in the dialect of the path: unknown paths, and odd methods (TRACE) of those with parameters;
+    an endpoint without parameters refuses a method itself. Any other is unforeseen."""
     path = request.scope["path"]
     if error.status_code == 404:
         told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
     elif error.status_code == 405:
-        told = MethodNotAllowed(f"{request.method} is not offered at {path[:200]!r}; use GET or HEAD.", ("GET", "HEAD"))
+        allowed = _methods(table, path)
+        told = MethodNotAllowed(
+            f"{request.method} is not offered at {path[:200]!r}; use {' or '.join(allowed)}.", allowed
+        )
     else:
         raise error
     status, headers, body = render(path, told)
     return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def _methods(table: Iterable[protocols.Route], path: str) -> tuple[str, ...]:
+    """Those of the path with parameters that this one is of."""
+    fixed = {template.partition("{")[0]: route.method for route in table for template in route.paths if "{" in template}
+    method = next(method for start, method in fixed.items() if path.startswith(start))
+    return ("GET", "HEAD") if method == "GET" else (method,)
 
 
 def _unforeseen(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

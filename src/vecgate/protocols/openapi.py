@@ -40,8 +40,8 @@ ABOUT = """Embeddings and reranking from a model on this machine, in the dialect
 
 Every route answers with and without a trailing slash. Fields a route does not know are ignored, and null stands for
 "not given" wherever a field is optional. Every answer carries `x-request-id`; answers with vectors or scores also carry
-`x-vecgate-model` (the model's true name), `server-timing`, and `x-vecgate-truncated` when an input was cut
-(`index:tokens before>tokens kept`). 429 and 503 carry `retry-after` in seconds when waiting helps.
+`x-vecgate-model` (the model's true name), `x-vecgate-role` (whose prompt stood before the texts), `server-timing`, and
+`x-vecgate-truncated` when an input was cut (`index:tokens before>tokens kept`). 429 and 503 carry `retry-after` in seconds when waiting helps.
 """
 
 ANYWHERE: tuple[VecgateError, ...] = (
