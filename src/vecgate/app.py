@@ -17,7 +17,7 @@ from vecgate.backends import choose, mlx_possible, open_backend, require_one
 from vecgate.config import NO_MODEL, Settings
 from vecgate.core import Checkpoint, Engine, Status
 from vecgate.engine import checkpoint
-from vecgate.engine.local import LocalEngine
+from vecgate.engine.local import TOKENIZE_THREADS, LocalEngine
 from vecgate.engine.model import Model
 from vecgate.engine.names import Alias
 from vecgate.errors import CheckpointError, ConfigError, MethodNotAllowed, NotFound, VecgateError
@@ -176,6 +176,8 @@ def _site(
         max_passages_per_rerank=settings.max_passages_per_rerank,
         batch_size=settings.batch_size,
         max_batch_size=settings.max_batch_size,
+        max_in_flight=settings.max_in_flight,
+        tokenize_threads=TOKENIZE_THREADS,
         cut=settings.truncate,
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,

@@ -339,6 +339,11 @@ class Engine(Protocol):
         """The true name behind a name or alias, without role; raises ModelNotFound with the names that exist."""
         ...
 
+    def prompt(self, model: str | None, role: str | None) -> str:
+        """The text that stands before each input in that role; None: in the checkpoint's default one. Raises
+        InvalidRequest with the roles there are."""
+        ...
+
     async def embed(
         self,
         call: Call,
@@ -369,7 +374,10 @@ class Engine(Protocol):
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
         expect: str | None = None,
-    ) -> Ranking: ...
+        max_tokens: int | None = None,
+    ) -> Ranking:
+        """`max_tokens`: as in `embed`, of what the model reads at once: a pair, or each text on its own."""
+        ...
 
     async def tokenize(
         self, model: str | None, texts: Sequence[str], *, specials: bool = True

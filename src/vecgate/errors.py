@@ -2,6 +2,7 @@
 
     VecgateError
     |- InvalidRequest(param)          the caller must change the request
+    |  |- EmptyInput                  there is nothing in it to work on
     |  |- InputTooLong                an input exceeds the model's limit and the cut is "refuse"
     |  `- SpaceMismatch               the caller expects another vector space
     |- NotFound                       no such path
@@ -35,6 +36,10 @@ class InvalidRequest(VecgateError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class EmptyInput(InvalidRequest):
+    pass
 
 
 class InputTooLong(InvalidRequest):

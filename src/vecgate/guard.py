@@ -301,7 +301,8 @@ class Guard:
         pairs = [
             (name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers.items()
         ]
-        await reply(flight, status, [(b"content-type", b"application/json"), *pairs], body)
+        kind = [(b"content-type", b"application/json")] if body else []
+        await reply(flight, status, [*kind, *pairs], body)
 
     async def _linger(self, receive: Receive) -> None:
         with suppress(TimeoutError):

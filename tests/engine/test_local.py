@@ -224,6 +224,26 @@ def test_the_named_model_decides_the_method(embedder: Model, reranker: Model) ->
     assert with_engine([embedder, reranker], both) == ["similarity", "cross-encoder"]
 
 
+def test_a_call_may_lower_the_limit_of_what_is_read_at_once(embedder: Model, reranker: Model) -> None:
+    async def use(engine: LocalEngine) -> tuple[Ranking, ...]:
+        with pytest.raises(InputTooLong, match="8 tokens; the limit is 6"):
+            await engine.rerank(CALL, "judge", "paris is", ["dogs bark a"], max_tokens=6, cut="refuse")
+        asked = [("judge", 6), ("judge", 1000), ("small", 4)]
+        return tuple([await engine.rerank(CALL, name, "paris is", ["dogs bark a"], max_tokens=n) for name, n in asked])
+
+    pair, whole, alone = with_engine([embedder, reranker], use)
+    assert [one.applied.tokens for one in (pair, whole, alone)] == [(6,), (8,), (4,)]
+    assert [one.applied.original for one in (pair, whole, alone)] == [(8,), (8,), (6,)]
+
+
+def test_it_tells_the_text_before_each_input_of_a_role(embedder: Model, reranker: Model) -> None:
+    engine = LocalEngine([embedder, reranker])
+    assert [engine.prompt(None, role) for role in (None, "query", "document")] == ["", "query: ", "passage: "]
+    assert engine.prompt("judge", "query") == "query: "
+    with pytest.raises(InvalidRequest, match="'haiku' does not exist for 'small'; these do: document, passage, query"):
+        engine.prompt(None, "haiku")
+
+
 @pytest.mark.parametrize("model", ["small", "judge"])
 @pytest.mark.parametrize("cut", ["end", "refuse"])
 def test_documents_may_have_a_limit_of_their_own_beside_prompt_and_specials(

@@ -135,6 +135,12 @@ class StubEngine:
         known = ", ".join((self.name, *self.aliases))
         raise ModelNotFound(f"The model {model!r} does not exist here; these do: {known}.")
 
+    def prompt(self, model: str | None, role: str | None) -> str:
+        self.resolve(model)
+        if role is None or role in ("query", "document") or role in self.prompts:
+            return self.prompts.get(role or "", "")
+        raise InvalidRequest(f"Role {role!r} does not exist for {self.name!r}; these do: document, query.", "role")
+
     async def embed(
         self,
         call: Call,
@@ -154,6 +160,7 @@ class StubEngine:
         self.calls.append({"model": model, "inputs": inputs, **given})
         if self.fail is not None:
             raise self.fail
+        self.prompt(model, role)
         if dimensions is not None and not 1 <= dimensions <= DIMENSIONS:
             raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {DIMENSIONS}.", "dimensions")
         rows = [self._ids(one, cut, max_tokens) for one in inputs]
@@ -175,18 +182,20 @@ class StubEngine:
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
         expect: str | None = None,
+        max_tokens: int | None = None,
     ) -> Ranking:
         self.resolve(model)
         given = {"method": method, "top_n": top_n, "max_tokens_per_document": max_tokens_per_document, "cut": cut}
-        self.rankings.append({"model": model, "query": query, "documents": documents, **given})
+        asked = {"model": model, "query": query, "documents": documents, "max_tokens": max_tokens}
+        self.rankings.append({**asked, **given})
         if self.fail is not None:
             raise self.fail
         if method in ("cross-encoder", "bi+cross-encoder"):
             raise InvalidRequest("No reranker is loaded, so method 'similarity' is the only one.", "method")
-        found = await self.embed(call, model, [query, *documents], cut=cut)
+        found = await self.embed(call, model, [query, *documents], cut=cut, max_tokens=max_tokens)
         cosines = (found.vectors[1:] @ found.vectors[0]).astype(np.float64)
         order = np.argsort(-cosines, kind="stable")[:top_n]
-        rows = [self._ids(one, cut) for one in documents]
+        rows = [self._ids(one, cut, max_tokens) for one in documents]
         return Ranking(
             order=tuple(order.tolist()),
             raw=tuple(cosines[order].tolist()),

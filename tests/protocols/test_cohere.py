@@ -534,6 +534,7 @@ def test_a_long_message_is_cut_and_a_lone_surrogate_in_it_is_no_500() -> None:
 
 RAISED: list[tuple[errors.VecgateError, int, dict[str, str]]] = [
     (errors.InvalidRequest("no", "top_n"), 400, {}),
+    (errors.EmptyInput("no", "input"), 400, {}),
     (errors.InputTooLong("no", "input"), 400, {}),
     (errors.SpaceMismatch("no", "expect"), 400, {}),
     (errors.WrongTask("no"), 400, {}),

@@ -47,6 +47,7 @@ class Reranking(stub.StubEngine):
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
         expect: str | None = None,
+        max_tokens: int | None = None,
     ) -> Ranking:
         self.asked.append((method, top_n))
         applied = replace(self._applied(None, [([1, 2, 3], 3)] * len(documents)), model="org/stub-rerank")

@@ -21,7 +21,7 @@ from vecgate.config import Settings
 from vecgate.core import Call, Cut, Method, Ranking, Tokens
 from vecgate.engine.local import LocalEngine
 from vecgate.errors import BackendFailed, DeadlineExceeded, InputTooLong, NotReady, VecgateError
-from vecgate.protocols import Site, native_batch
+from vecgate.protocols import Site, gather
 
 PATH = "/api/v1/rerank/batch"
 NATIVE = ["vecgate.protocols.native"]
@@ -52,6 +52,7 @@ class Waiting(stub.StubEngine):
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
         expect: str | None = None,
+        max_tokens: int | None = None,
     ) -> Ranking:
         self.begun.append(query)
         if query in self.until:
@@ -257,7 +258,7 @@ def test_a_long_batch_leaves_room_for_others() -> None:
         exchange = Exchange(create_app(Settings(), engine), {"queries": [{"query": "slow", "passages": ["x"]}] * 70})
         task = exchange.start()
         await turns()
-        assert len(engine.begun) == native_batch.AT_ONCE
+        assert len(engine.begun) == gather.AT_ONCE
         engine.until["slow"].set()
         await task
         assert len(engine.begun) == 70

@@ -74,7 +74,7 @@ def told(operation_id: str) -> Any:
 
     @schema.include(operation_id=operation_id).parametrize()
     @settings(
-        max_examples=12,
+        max_examples=8,
         derandomize=True,
         database=None,
         deadline=None,
@@ -101,7 +101,7 @@ def test_the_document_is_valid() -> None:
 def test_every_documented_route_is_there_and_no_page_is() -> None:
     shown = {(one.method.lower(), openapi._plain(path)) for one in routes() if one.documented for path in one.paths}
     assert {(method, path) for method, path, _ in OPERATIONS} == shown
-    assert not {"/", "/docs", "/docs/{asset}", "/openapi.json"} & set(DOCUMENT["paths"])
+    assert not {"/docs", "/docs/{asset}", "/openapi.json"} & set(DOCUMENT["paths"])
 
 
 def test_operations_have_unique_ids_and_a_summary() -> None:
@@ -112,7 +112,11 @@ def test_operations_have_unique_ids_and_a_summary() -> None:
 
 
 def test_every_body_has_an_example_that_the_app_answers() -> None:
-    posts = [(path, operation["requestBody"]) for method, path, operation in OPERATIONS if method == "post"]
+    posts = [
+        (path, operation["requestBody"])
+        for method, path, operation in OPERATIONS
+        if method == "post" and "200" in operation["responses"]
+    ]
 
     async def go() -> list[int]:
         async with stub.client_of(APP) as client:
@@ -140,11 +144,12 @@ def test_every_error_an_operation_can_answer_is_documented_in_its_dialect(error:
         status, headers, raw = route.render(error)
         responses = DOCUMENT["paths"][openapi._plain(route.paths[0])]["post"]["responses"]
         response = resolved(responses[str(status)])
-        content = response["content"]["application/json"]
-        assert msgspec.json.decode(raw) in [example["value"] for example in content["examples"].values()]
         assert set(headers) <= set(response.get("headers", {}))
+        content = response.get("content", {}).get("application/json", {"examples": {}, "schema": {"anyOf": []}})
+        told = [example["value"] for example in content["examples"].values()]
+        assert not raw or msgspec.json.decode(raw) in told
         for shape in content["schema"].get("anyOf", [content["schema"]]):
-            assert set(resolved(shape)["required"]) <= {"error", "message", "id"}
+            assert set(resolved(shape)["required"]) <= {"error", "error_type", "message", "id"}
 
 
 def test_a_get_without_parameters_has_no_404_and_one_with_them_has() -> None:
@@ -152,6 +157,23 @@ def test_a_get_without_parameters_has_no_404_and_one_with_them_has() -> None:
     one = DOCUMENT["paths"]["/v1/models/{model_id}"]["get"]
     assert "404" in one["responses"]
     assert one["parameters"] == [{"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+
+
+def test_a_route_that_offers_nothing_documents_its_errors_alone() -> None:
+    responses = DOCUMENT["paths"]["/predict"]["post"]["responses"]
+    assert "424" in responses
+    assert "200" not in responses
+
+
+def test_an_error_without_a_body_has_no_content() -> None:
+    assert "content" not in resolved(DOCUMENT["paths"]["/tokenize"]["post"]["responses"]["401"])
+
+
+def test_a_shared_path_shows_every_body() -> None:
+    body = DOCUMENT["paths"]["/v2/rerank"]["post"]["requestBody"]["content"]["application/json"]
+    names = [one["$ref"].rpartition("/")[2] for one in body["schema"]["oneOf"]]
+    assert names == ["CohereRerank", "TeiRerank"]
+    assert list(body["examples"]) == ["cohere: documents", "tei: texts"]
 
 
 def test_a_probe_documents_its_own_503() -> None:

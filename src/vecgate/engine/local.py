@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 INLINE_CHARACTERS = 2_000
 """Texts up to this many characters are tokenised on the loop (about 0.3 ms); longer ones on a thread."""
+TOKENIZE_THREADS = 2
+"""Over all calls; the tokenizers library itself uses more for a batch."""
 CLOSE_S = 5.0
 """How long the end waits for the forward that runs."""
 INLINE_NUMBERS = 262_144
@@ -62,6 +64,11 @@ class Question:
     limit: int | None
     cut: Cut
     expect: str | None
+    max_tokens: int | None = None
+
+    def most(self, model: Model) -> int:
+        """Ids of one row, specials included."""
+        return min(model.checkpoint.max_tokens, self.max_tokens or model.checkpoint.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ class LocalEngine:
         self._batch_tokens = batch_tokens
         self._batcher = Batcher(on_batch)
         self._batcher.on_death = self._died
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="vecgate-tokenize")
+        self._threads = ThreadPoolExecutor(TOKENIZE_THREADS, thread_name_prefix="vecgate-tokenize")
         self._started_s = monotonic()
         self._death: str | None = None
         self._draining = False
@@ -209,6 +216,9 @@ class LocalEngine:
     def resolve(self, model: str | None, task: Task | None = None) -> str:
         return self._names.any(model).name if task is None else self._names.find(model, task).model
 
+    def prompt(self, model: str | None, role: str | None) -> str:
+        return prompt_of(self._names.any(model), role)[1]
+
     def _ready(self, name: str) -> Model:
         """The loaded model; raises NotReady."""
         if self._death is not None:
@@ -294,6 +304,7 @@ class LocalEngine:
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
         expect: str | None = None,
+        max_tokens: int | None = None,
     ) -> Ranking:
         if not documents:
             raise InvalidRequest("There must be at least one document.", "documents")
@@ -302,7 +313,7 @@ class LocalEngine:
         few = top_n is not None and top_n < len(documents)
         chosen = ranking.choose(method, named, embeds=embeds, reranks=reranks, few=few)
         bi, cross = (model if named == task else None for task in ("embed", "rerank"))
-        asked = Question(query, documents, top_n, max_tokens_per_document, cut, expect)
+        asked = Question(query, documents, top_n, max_tokens_per_document, cut, expect, max_tokens)
         async with _deadline(call):
             if chosen == "similarity":
                 return await self._by_similarity(bi, asked)
@@ -316,7 +327,7 @@ class LocalEngine:
     async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
         model = self._ready(self._names.find(name, "embed").model)
         model.check_space(asked.expect)
-        most = model.checkpoint.max_tokens
+        most = asked.most(model)
         (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
         steps = chain(
             model.tokenizer.encode_steps([asked.query], first, most, asked.cut),
@@ -332,8 +343,7 @@ class LocalEngine:
         """The documents of the indices `kept`, each read together with the query."""
         model = self._ready(self._names.find(name, "rerank").model)
         texts = [asked.documents[i] for i in kept]
-        most = model.checkpoint.max_tokens
-        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, most, asked.cut, asked.limit)
+        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, asked.most(model), asked.cut, asked.limit)
         work = await self._rows(model, steps, _size(texts) + len(asked.query) * len(texts))
         raw = work.vectors[:, 0].astype(np.float64)
         return _ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())

@@ -24,6 +24,7 @@ from litestar.types import ASGIApp, Method, Receive, Scope, Send
 from vecgate.core import Applied, Call, Cut, Engine, Record
 from vecgate.errors import (
     DeadlineExceeded,
+    EmptyInput,
     InvalidRequest,
     MethodNotAllowed,
     NotReady,
@@ -37,6 +38,8 @@ PROTOCOLS = {
     "cohere": "vecgate.protocols.cohere",
     "ollama": "vecgate.protocols.ollama",
     "native": "vecgate.protocols.native",
+    "tei": "vecgate.protocols.tei",
+    "vllm": "vecgate.protocols.vllm",
     "ops": "vecgate.protocols.ops",
 }
 
@@ -74,6 +77,8 @@ class Site:
     max_passages_per_rerank: int = 1000
     batch_size: int = 32
     max_batch_size: int = 128
+    max_in_flight: int = 4096
+    tokenize_threads: int = 2
     cut: Cut = "end"
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
@@ -125,10 +130,11 @@ class Answer:
 class Route:
     """One operation of one protocol.
 
-    key: the body key that marks this route where a path is shared. answer: the Struct of a 200, None where it is no
+    key: the body key that marks this route where a path is shared, or "key.inner" for one of an object within; neither:
+    it speaks where no route's key is there (else the path's first does). answer: the Struct of a 200, None where it is no
     JSON; media_type: that 200's type; lines: the Structs of a line where the 200 may be NDJSON too; otherwise: bodies by
     status that are not the dialect's error; example: a body that works as it stands; documented: whether the OpenAPI
-    document shows it. render: the dialect of its errors.
+    document shows it; offered: False where there is never a 200. render: the dialect of its errors.
     """
 
     method: Literal["GET", "POST"]
@@ -144,6 +150,8 @@ class Route:
     otherwise: Mapping[int, Any] = field(default_factory=dict)
     example: Mapping[str, Any] | None = None
     documented: bool = True
+    offered: bool = True
+    neither: bool = False
 
 
 def routes(protocols: Iterable[str] = PROTOCOLS.values()) -> tuple[Route, ...]:
@@ -193,8 +201,10 @@ def _handler(path: str, endpoint: ASGIApp) -> Any:
 
 
 def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gate: asyncio.Semaphore) -> Any:
-    choose = _chooser([route for route in found if route.body is not None])
-    decoders = {route.key: msgspec.json.Decoder(route.body) for route in found if route.body is not None}
+    bodied = [route for route in found if route.body is not None]
+    choose, keys = _chooser(bodied), ", ".join(str(route.key) for route in bodied)
+    speaker = next((route for route in bodied if route.neither), (bodied or found)[0])
+    decoders = {route.key: msgspec.json.Decoder(route.body) for route in bodied}
     allowed = tuple(dict.fromkeys(method for route in found for method in (route.method, *_implied(route.method))))
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
@@ -211,8 +221,11 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             if route.body is not None:
                 raw = await _read(receive)
                 await bodies.aside(gate, raw, bodies.check)
-                route = await bodies.aside(gate, raw, choose)
+                chosen = await bodies.aside(gate, raw, choose)
+                route = chosen or speaker
                 record.render = route.render
+                if chosen is None:
+                    raise InvalidRequest(f"The body must hold one of: {keys}.")
                 body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
             ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted, _accept(scope))
             answer = await route.handle(ask)
@@ -243,25 +256,39 @@ async def _read(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _chooser(options: list[Route]) -> Callable[[bytes], Route]:
-    """What finds the route whose key a body holds; one route needs no look."""
-    keys = [str(route.key) for route in options]
-    if len(keys) < 2:
+def _chooser(options: list[Route]) -> Callable[[bytes], Route | None]:
+    """What finds the route whose key a body holds, a null only where there is no other; one route needs no look."""
+    if len(options) < 2:
         return lambda _: options[0]
-    fields = [(key, msgspec.Raw, msgspec.UNSET) for key in keys]
-    decoder = msgspec.json.Decoder(msgspec.defstruct("Keys", fields))  # makes no object of any other key
+    keys = [str(route.key).partition(".") for route in options]
+    outer, *inner = (_decoder_of(names) for names in ({key for key, _, _ in keys}, *({name} for _, _, name in keys)))
 
-    def choose(raw: bytes) -> Route:
+    def choose(raw: bytes) -> Route | None:
         try:
-            found = decoder.decode(raw)
+            found = outer.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return options[0]  # whose decoder will say what is wrong
-        for key, route in zip(keys, options):
-            if getattr(found, key) is not msgspec.UNSET:
+        null = None
+        for (key, _, name), decoder, route in zip(keys, inner, options):
+            value = getattr(found, key)
+            if value is msgspec.UNSET or (name and not _holds(decoder, bytes(value), name)):
+                continue
+            if bytes(value) != b"null":
                 return route
-        raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
+            null = null or route
+        return null
 
     return choose
+
+
+def _decoder_of(names: set[str]) -> msgspec.json.Decoder[Any]:
+    """Of the keys only; it makes no object of any other."""
+    fields = [(name, msgspec.Raw, msgspec.UNSET) for name in names if name]
+    return msgspec.json.Decoder(msgspec.defstruct("Keys", fields))
+
+
+def _holds(decoder: msgspec.json.Decoder[Any], raw: bytes, name: str) -> bool:
+    return raw.startswith(b"{") and getattr(decoder.decode(raw), name) is not msgspec.UNSET
 
 
 def _parameters(scope: Scope) -> dict[str, str]:
@@ -318,9 +345,9 @@ def shown(asked: str) -> str:
 
 
 def check_some(name: str, items: Sequence[object], limit: int, setting: str, noun: str = "item") -> None:
-    """Raises InvalidRequest where there are none, and more than the setting's limit."""
+    """Raises EmptyInput where there are none, InvalidRequest where there are more than the setting's limit."""
     if not items:
-        raise InvalidRequest(f"{name} is empty; give at least one {noun}.", name)
+        raise EmptyInput(f"{name} is empty; give at least one {noun}.", name)
     if len(items) > limit:
         raise InvalidRequest(f"{name} holds {len(items)} {noun}s; the limit is {limit} a request ({setting}).", name)
 

@@ -10,13 +10,13 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
-from dataclasses import replace
 
 import msgspec
 
 from vecgate.core import Applied
 from vecgate.errors import InvalidRequest, NotReady, VecgateError
 from vecgate.protocols import NDJSON, Ask, Part
+from vecgate.protocols.gather import AT_ONCE, together
 from vecgate.protocols.native_bodies import (
     BatchResult,
     BatchUsage,
@@ -29,9 +29,6 @@ from vecgate.protocols.native_bodies import (
     RerankChoices,
 )
 from vecgate.protocols.plain import render
-
-AT_ONCE = 64
-"""Queries of one batch in the engine at a time: enough to fill the device, few enough that others get their turn."""
 
 Answered = tuple[RerankAnswer, Applied]
 Outcomes = AsyncGenerator[tuple[int, Answered | VecgateError], None]
@@ -122,7 +119,7 @@ async def whole(outcomes: Outcomes, elapsed_s: Callable[[], float]) -> tuple[Rer
             processing_time_ms=round(time_s * 1e3, 3),
         ),
     )
-    return answer, _together([found[index][1] for index in range(len(found))])
+    return answer, together([found[index][1] for index in range(len(found))])
 
 
 async def lines(outcomes: Outcomes) -> AsyncGenerator[Part, None]:
@@ -155,22 +152,6 @@ def _of_query(index: int, error: VecgateError) -> VecgateError:
     if isinstance(told, InvalidRequest):
         told.param = f"queries[{index}]" + (f".{told.param}" if told.param else "")
     return told
-
-
-def _together(done: Sequence[Applied]) -> Applied:
-    """Several queries' work as one report. They wait and are computed side by side, so the longest time counts; the
-    model is the first one's."""
-    return replace(
-        done[0],
-        space=done[0].space if len({one.space for one in done}) == 1 else None,
-        tokens=tuple(count for one in done for count in one.tokens),
-        original=tuple(count for one in done for count in one.original),
-        query_tokens=sum(one.query_tokens for one in done),
-        cut_queries=tuple(cut for one in done for cut in one.cut_queries),
-        queue_s=max(one.queue_s for one in done),
-        tokenize_s=sum(one.tokenize_s for one in done),
-        forward_s=max(one.forward_s for one in done),
-    )
 
 
 def takes_lines(accept: str) -> bool:

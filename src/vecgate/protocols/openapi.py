@@ -16,6 +16,7 @@ from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
     DeadlineExceeded,
+    EmptyInput,
     Forbidden,
     InputTooLong,
     InvalidRequest,
@@ -61,6 +62,7 @@ WITH_PARAMETERS: tuple[VecgateError, ...] = (
 )
 WITH_BODY: tuple[VecgateError, ...] = (
     InvalidRequest("Expected `int | null`, got `str` at 'batch_size'.", "batch_size"),
+    EmptyInput("input is empty; give at least one item.", "input"),
     InputTooLong("Input 0 has 300 tokens; the model takes 256.", "input"),
     SpaceMismatch("The vectors here are of another space.", "model"),
     WrongTask("The model 'x' does not embed."),
@@ -141,7 +143,7 @@ def _operation(path: str, group: list[Route], known: Mapping[Any, Json], errors:
         "operationId": _operation_id(path, first),
         "tags": list(dict.fromkeys(_tag(route) for route in group)),
         "summary": " | ".join(dict.fromkeys(route.summary for route in group)),
-        "responses": {"200": _success(group, known)} | _others(group, known, errors),
+        "responses": _success(group, known) | _others(group, known, errors),
     }
     if path != first.paths[0]:
         operation["description"] = f"The same as {_plain(first.paths[0])}."
@@ -169,15 +171,16 @@ def _body(routes: list[Route], known: Mapping[Any, Json]) -> Json:
 
 
 def _success(group: list[Route], known: Mapping[Any, Json]) -> Json:
+    """The 200 by its status; nothing where no route offers one."""
     content: dict[str, list[Json]] = {}
-    for route in group:
+    for route in (route for route in group if route.offered):
         schema = {"type": "string"} if route.answer is None else known[route.answer]
         content.setdefault(route.media_type, []).append(schema)
     shown: Json = {kind: {"schema": _one_of(schemas)} for kind, schemas in content.items()}
     if lines := [known[kind] for route in group for kind in route.lines]:
         told = "A line is one of these; lines come in the order they are ready. Asked for by the Accept header."
         shown[NDJSON] = {"schema": {"description": told, "anyOf": lines}}
-    return {"description": "Done.", "content": shown}
+    return {"200": {"description": "Done.", "content": shown}} if shown else {}
 
 
 def _others(group: list[Route], known: Mapping[Any, Json], errors: Json) -> Json:
@@ -216,22 +219,20 @@ def _add_dialect(route: Route, schemas: Json, responses: Json) -> None:
     bodies = []
     for error in (*ANYWHERE, *WITH_BODY):
         status, headers, raw = route.render(error)
-        body = msgspec.json.decode(raw)
-        bodies.append(body)
-        response = responses.setdefault(f"{name}{status}", _described(status, name))
-        examples = response["content"]["application/json"]["examples"]
-        examples[f"{len(examples) + 1}: {type(error).__name__}"] = {"value": body}
+        response = responses.setdefault(f"{name}{status}", {"description": MEANING.get(status, "An error.")})
+        if raw:
+            body = msgspec.json.decode(raw)
+            bodies.append(body)
+            content = response.setdefault("content", _content(name))
+            examples = content["application/json"]["examples"]
+            examples[f"{len(examples) + 1}: {type(error).__name__}"] = {"value": body}
         for header in headers:
             response.setdefault("headers", {})[header] = {"schema": {"type": "string"}}
     schemas[name] = _shape(bodies) | {"title": name}
 
 
-def _described(status: int, name: str) -> Json:
-    schema = {"$ref": f"#/components/schemas/{name}"}
-    return {
-        "description": MEANING.get(status, "An error."),
-        "content": {"application/json": {"schema": schema, "examples": {}}},
-    }
+def _content(name: str) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}, "examples": {}}}
 
 
 def _response(status: str, names: list[str], responses: Json) -> Json:
@@ -239,7 +240,7 @@ def _response(status: str, names: list[str], responses: Json) -> Json:
     if len(names) == 1:
         return {"$ref": f"#/components/responses/{names[0]}{status}"}
     parts = {name: responses[f"{name}{status}"] for name in names}
-    content = {name: part["content"]["application/json"] for name, part in parts.items()}
+    content = {name: part["content"]["application/json"] for name, part in parts.items() if "content" in part}
     return {
         "description": MEANING.get(int(status), "An error."),
         "headers": {header: told for part in parts.values() for header, told in part.get("headers", {}).items()},

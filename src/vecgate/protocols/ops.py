@@ -278,5 +278,5 @@ ROUTES = (
     _route(("/openapi.json", "/docs/openapi.json"), document, "This document.", documented=False),
     _route(("/docs",), docs, "The API's pages.", documented=False),
     _route(("/docs/{asset:str}", "/docs/docs/{asset:str}"), asset, "A file of the API's pages.", documented=False),
-    _route(("/",), index, "What this is, with links.", documented=False),
+    _route(("/",), index, "The page.", media_type="text/html"),
 )

@@ -11,6 +11,7 @@ from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
     DeadlineExceeded,
+    EmptyInput,
     Forbidden,
     InputTooLong,
     InvalidRequest,
@@ -33,6 +34,7 @@ from vecgate.protocols import headers_of_error, message_of, of_type
 ERRORS: dict[type[VecgateError], tuple[int, str]] = {
     VecgateError: (500, "internal_error"),
     InvalidRequest: (400, "invalid_request"),
+    EmptyInput: (400, "invalid_request"),
     InputTooLong: (400, "input_too_long"),
     SpaceMismatch: (400, "space_mismatch"),
     WrongTask: (400, "wrong_task"),
