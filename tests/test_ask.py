@@ -50,9 +50,12 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     return put
 
 
-def jsonl(path: Path, count: int) -> Path:
+def jsonl(path: Path, count: int, poison: int = -1) -> Path:
+    """poison: the row that has tests/scripted.py's word too."""
     words = small.WORDS
-    lines = ({"id": f"é{i}", "text": f"{words[i % 7]} {words[i % 11]}"} for i in range(count))
+    lines = (
+        {"id": f"é{i}", "text": f"{words[i % 7]} {words[i % 11]}{' poison' * (i == poison)}"} for i in range(count)
+    )
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -440,15 +443,15 @@ def test_serve_says_that_it_is_ready(server: Live) -> None:
 # ends
 
 
-def start(folder: Path, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
-    env = environment(BACKEND="fake", MODEL_NAME="./small")
-    return subprocess.Popen(command(*argv), cwd=folder, env=env, stderr=subprocess.PIPE, **options)
+def start(folder: Path, *argv: str, module: str = "vecgate", **options: Any) -> subprocess.Popen[bytes]:
+    env = environment(BACKEND="fake", MODEL_NAME="./small", HOW="slow")
+    return subprocess.Popen(command(*argv, module=module), cwd=folder, env=env, stderr=subprocess.PIPE, **options)
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(folder: Path) -> None:
-    jsonl(folder / "in.jsonl", 20_000)
+    jsonl(folder / "in.jsonl", 4_000, poison=3_000)  # which takes seconds
     out = folder / "out.jsonl"
-    running = start(folder, "embed", "in.jsonl", "-o", "out.jsonl")
+    running = start(folder, "embed", "in.jsonl", "-o", "out.jsonl", module="tests.scripted")
     until = time.monotonic() + 60
     while not (out.exists() and out.stat().st_size) and running.poll() is None and time.monotonic() < until:
         time.sleep(0.001)
@@ -456,7 +459,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(folder: Path) ->
     err = running.communicate(timeout=60)[1].decode()
     assert running.returncode == 130, err
     assert re.fullmatch(
-        r"vecgate: interrupted; \d+ of 20000 rows are in out.jsonl; the same command goes on from there.\n", err
+        r"vecgate: interrupted; \d+ of 4000 rows are in out.jsonl; the same command goes on from there.\n", err
     )
     other = cli.main(["embed", "in.jsonl", "-o", "out.jsonl", "--dimensions", "4"])
     assert other == 1
@@ -478,7 +481,7 @@ def test_ctrl_c_ends_the_wait_for_standard_input(folder: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(folder: Path) -> None:
-    jsonl(folder / "in.jsonl", 20_000)
+    jsonl(folder / "in.jsonl", 5_000)  # more than a pipe holds
     running = start(folder, "embed", "in.jsonl", stdout=subprocess.PIPE)
     assert running.stdout is not None
     assert running.stderr is not None

@@ -367,12 +367,16 @@ from pathlib import Path
 import numpy as np
 from vecgate import bulk, texts
 
+done = 0
+
 async def embed(given):
-    await asyncio.sleep(0.002)
+    global done
+    done += len(given)
+    await asyncio.sleep(0.002 if done < last else 3600)
     return np.array([[len(text), sum(map(ord, text))] for text in given], np.float32), 0
 
 bulk.SAVE_S = 0.05
-source, target = map(Path, sys.argv[1:])
+source, target, last = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 with source.open("rb") as stream:
     output = bulk.Output(target, "jsonl", bulk.begin(target, texts.measure(stream, "in", "jsonl"), {}),
                          with_ids=True, resumable=True)
@@ -386,7 +390,7 @@ with source.open("rb") as stream:
 def test_a_process_that_is_ended_goes_on_byte_for_byte(tmp_path: Path, signal: str) -> None:
     source, target = lines(tmp_path / "in.jsonl", 1_500), tmp_path / "out.jsonl"
     command = [sys.executable, "-c", SCRIPT]
-    running = subprocess.Popen([*command, source, target], env=environment(), stderr=subprocess.PIPE)
+    running = subprocess.Popen([*command, source, target, "1000"], env=environment(), stderr=subprocess.PIPE)
     waits_for = bulk.state_beside(target) if signal == "KILL" else target
     until = time.monotonic() + 60
     while not (waits_for.exists() and waits_for.stat().st_size) and running.poll() is None:
@@ -398,6 +402,6 @@ def test_a_process_that_is_ended_goes_on_byte_for_byte(tmp_path: Path, signal: s
     done = len(target.read_bytes().splitlines())
     assert 0 < done < 1_500
     for path in (target, tmp_path / "whole.jsonl"):
-        subprocess.run([*command, source, path], env=environment(), check=True, timeout=120)
+        subprocess.run([*command, source, path, "inf"], env=environment(), check=True, timeout=120)
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not bulk.state_beside(target).exists()
