@@ -418,7 +418,7 @@ def test_openais_sdk_reads_the_errors() -> None:
     _, _, body = plain.render(errors.InvalidRequest("texts is empty; give at least one text.", "texts"))
     request = httpx.Request("POST", "http://test/api/v1/embed")
     response = httpx.Response(400, content=body, request=request)
-    found = openai.APIStatusError("bad", response=response, body=response.json()["error"])  # type: ignore[arg-type]
+    found = openai.APIStatusError("bad", response=response, body=response.json()["error"])
     assert (found.param, found.code, found.type) == ("texts", "invalid_request", "invalid_request_error")
 
 

@@ -112,7 +112,7 @@ def qwen3_classifier(folder: Path) -> None:
     """A Qwen3ForSequenceClassification conversion: its one row is yes' less no's, its logits are the same."""
     tokenizer, judge = words.qwen(end=False), _judge()
     config = qwen3_config(tokenizer, num_labels=1, pad_token_id=words.id_of(tokenizer, "<|endoftext|>"))
-    model = transformers.Qwen3ForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model = transformers.Qwen3ForSequenceClassification(config)
     model.model.load_state_dict(judge.model.state_dict())
     yes, no = words.id_of(tokenizer, "yes"), words.id_of(tokenizer, "no")
     table = judge.model.embed_tokens.weight
