@@ -1,4 +1,5 @@
-"""The whole server with the real MiniLM, over its socket: right rows, the OpenAI and Cohere SDKs, start, mistakes and the end."""
+"""The whole server with the real MiniLM, over its socket: right rows, OpenAI's, Cohere's and Hugging Face's clients, start,
+mistakes and the end."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cohere
 import httpx
 import numpy as np
 import openai
 import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
 
 from tests.awkward import TEXTS
 from tests.live import Live, command, environment, free_port
@@ -193,6 +196,52 @@ def test_the_cohere_sdk_reranks(cohere_client: Any, expected: np.ndarray) -> Non
     assert len({one.index for one in results}) == 5
     for one in results:
         assert one.relevance_score == pytest.approx(float(scores[one.index]), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def hub_client(server: Live) -> InferenceClient:
+    return InferenceClient(server.url, token="unused", provider="hf-inference")
+
+
+def test_the_hugging_face_client_embeds(hub_client: InferenceClient, expected: np.ndarray) -> None:
+    assert worst(hub_client.feature_extraction(TEXTS), expected) < TOLERANCE
+    raw = hub_client.feature_extraction(TEXTS[36], normalize=False, prompt_name="query", truncate=False)
+    assert raw.shape == (1, 384)
+    assert worst(raw / np.linalg.norm(raw), expected[36:37]) < TOLERANCE
+    with pytest.raises(HfHubHTTPError, match=r"haiku.*document, query"):
+        hub_client.feature_extraction("a", prompt_name="haiku")
+    with pytest.raises(HfHubHTTPError, match="2002 tokens; the limit is 256"):
+        hub_client.feature_extraction("word " * 2_000, truncate=False)
+
+
+def test_the_hugging_face_client_cuts_the_side_it_says(hub_client: InferenceClient) -> None:
+    words = "one two three four five six seven eight nine ten eleven".split() * 30  # a token each
+    sides: dict[Literal["left", "right"], list[str]] = {"left": words[-254:], "right": words[:254]}
+    for side, kept in sides.items():
+        cut = hub_client.feature_extraction(" ".join(words), truncate=True, truncation_direction=side)
+        assert worst(cut, hub_client.feature_extraction(" ".join(kept), truncate=False)) < TOLERANCE
+
+
+def test_the_hugging_face_client_compares(hub_client: InferenceClient, expected: np.ndarray) -> None:
+    cosines = hub_client.sentence_similarity(TEXTS[39], other_sentences=TEXTS[36:39])
+    assert cosines == pytest.approx((expected[36:39] @ expected[39]).tolist(), abs=1e-6)
+
+
+def test_the_hugging_face_client_is_told_what_is_served(hub_client: InferenceClient) -> None:
+    info = hub_client.get_endpoint_info()
+    assert info["model_type"] == {"embedding": {"pooling": "mean"}}
+    limits = {"max_input_length": 256, "max_client_batch_size": 2048, "model_dtype": "float32"}
+    assert info.items() >= limits.items()
+    assert hub_client.health_check()
+
+
+def test_token_ids_from_tokenize_give_the_texts_row(server: Live, expected: np.ndarray) -> None:
+    (tokens,) = json.loads(server.post("/tokenize", {"inputs": TEXTS[36]})[2])
+    assert all(TEXTS[36][one["start"] : one["stop"]] == one["text"] for one in tokens if not one["special"])
+    ids = [one["id"] for one in tokens]
+    for inputs in (ids, [ids[1:-1]]):  # with the special tokens, without them
+        found = np.array(json.loads(server.post("/embed", {"inputs": inputs})[2]), np.float32)
+        assert worst(found, expected[36:37]) < TOLERANCE
 
 
 def test_health_tells_what_runs(server: Live) -> None:
