@@ -618,6 +618,28 @@ def test_load_and_forward_work_on_a_thread_of_their_own(bert: Checkpoint) -> Non
     np.testing.assert_array_equal(got[0], load(bert, device="cpu").forward(batch))
 
 
+def test_a_threads_streams_end_with_it(bert: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    clear = mx.clear_streams
+
+    def seen() -> None:
+        ended.append(threading.get_ident())
+        clear()
+
+    monkeypatch.setattr(mx, "clear_streams", seen)
+
+    def life() -> None:
+        for _ in range(2):
+            load(bert).close()
+        assert not ended
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    ident = thread.ident
+    thread.join()
+    assert ended == [ident]
+
+
 def test_the_batch_is_cut_to_what_fits(bert: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     total = 2 * (bert.weight_bytes + 500 * 4_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": total}))

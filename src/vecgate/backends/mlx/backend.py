@@ -46,6 +46,7 @@ def load(
     needed = weights.needed_bytes(stored, config.names, compute)
     token_bytes = config.token_bytes(checkpoint.max_tokens, compute.size)
     batch_tokens = _batch_tokens(checkpoint, where, needed, token_bytes)
+    devices.end_with_thread()
     mx.set_default_device(where.place)
     where.bound(needed, batch_tokens * token_bytes)
     model = family.Model(config)

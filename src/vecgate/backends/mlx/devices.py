@@ -6,6 +6,7 @@ Knows no model and no checkpoint's files, only what a device can do and how much
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,22 @@ import mlx.core as mx
 import psutil
 
 from vecgate.errors import ConfigError
+
+
+class _Streams:
+    """Lives as long as its thread does, and ends the thread's streams then."""
+
+    def __del__(self) -> None:
+        mx.clear_streams()
+
+
+_mine = threading.local()
+
+
+def end_with_thread() -> None:
+    """Have this thread's streams end when it does: a process that exits with those of a thread that is gone aborts."""
+    if not hasattr(_mine, "streams"):
+        _mine.streams = _Streams()
 
 
 @dataclass(frozen=True, slots=True)
