@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from tests.awkward import TEXTS
 from vecgate.config import CONFIG, SETTINGS
@@ -25,6 +26,9 @@ ORDER = (*FIRST, *LONGEST)
 
 for name in (CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))):
     os.environ.pop(name, None)  # a developer's own settings change no test
+
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # on a busy machine an example may take its time
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
