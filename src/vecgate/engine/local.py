@@ -10,17 +10,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from time import monotonic, perf_counter
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecgate.core import (
-    Applied,
     BatchReport,
     Call,
     Cut,
@@ -36,9 +34,11 @@ from vecgate.core import (
     Vectors,
 )
 from vecgate.engine import ranking
-from vecgate.engine.batcher import Batcher, Limits, Ticket
+from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
+from vecgate.engine.queue import Limits
+from vecgate.engine.work import Question, Work, both
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
 
 log = logging.getLogger("vecgate.engine")
@@ -52,53 +52,6 @@ CLOSE_S = 5.0
 """How long the end waits for the forward that runs."""
 INLINE_NUMBERS = 262_144
 """Matrices up to this many float32 numbers are normalised on the loop (under a millisecond)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a rerank call asks, whichever model answers. limit: most ids of a document before it is paired."""
-
-    query: str
-    documents: Sequence[str]
-    top_n: int | None
-    limit: int | None
-    cut: Cut
-    expect: str | None
-    max_tokens: int | None = None
-
-    def most(self, model: Model) -> int:
-        """Ids of one row, specials included."""
-        return min(model.checkpoint.max_tokens, self.max_tokens or model.checkpoint.max_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one call's rows took. rows: as tokenised, in input order; vectors (N, D) as the model gave them."""
-
-    model: Model
-    rows: Sequence[Tokens]
-    ticket: Ticket
-    tokenize_s: float
-
-    @property
-    def vectors(self) -> Vectors:
-        assert self.ticket.vectors is not None
-        return self.ticket.vectors
-
-    def applied(self, role: str | None = None, *, queries: int = 0) -> Applied:
-        """The report; the first `queries` rows are a rerank query embedded on its own."""
-        return Applied(
-            model=self.model.name,
-            role=role,
-            tokens=tuple(len(row) for row in self.rows[queries:]),
-            original=tuple(row.original for row in self.rows[queries:]),
-            queue_s=self.ticket.queue_s,
-            tokenize_s=self.tokenize_s,
-            forward_s=self.ticket.forward_s,
-            query_tokens=sum(len(row) for row in self.rows[:queries]),
-            cut_queries=tuple((row.original, len(row)) for row in self.rows[:queries] if row.original > len(row)),
-            space=self.model.checkpoint.fingerprint,
-        )
 
 
 class LocalEngine:
@@ -321,7 +274,7 @@ class LocalEngine:
                 return await self._by_reranker(cross, asked, range(len(documents)))
             kept = await self._by_similarity(bi, replace(asked, top_n=ranking.shortlist_size(top_n)))
             best = await self._by_reranker(cross, asked, kept.order)
-            applied = _both(kept.applied, best.applied, kept.order)
+            applied = both(kept.applied, best.applied, kept.order)
             return replace(best, method="bi+cross-encoder", applied=applied)
 
     async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
@@ -337,7 +290,7 @@ class LocalEngine:
         work = await self._rows(model, steps, size)
         vectors = await self._finish(work.vectors, None, normalize=True)
         raw = ranking.cosines(vectors[0], vectors[1:])
-        return _ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
+        return ranking.ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
 
     async def _by_reranker(self, name: str | None, asked: Question, kept: Sequence[int]) -> Ranking:
         """The documents of the indices `kept`, each read together with the query."""
@@ -346,7 +299,7 @@ class LocalEngine:
         steps = model.tokenizer.encode_pairs_steps(asked.query, texts, asked.most(model), asked.cut, asked.limit)
         work = await self._rows(model, steps, _size(texts) + len(asked.query) * len(texts))
         raw = work.vectors[:, 0].astype(np.float64)
-        return _ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
+        return ranking.ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
 
     # tokens
 
@@ -390,35 +343,3 @@ def _loaded(model: Model, loading: Future[None]) -> None:
 
 def _size(texts: Sequence[str | Sequence[int]]) -> int:
     return sum(map(len, texts))
-
-
-def _both(bi: Applied, cross: Applied, kept: Sequence[int]) -> Applied:
-    """The shortlist's and the cross-encoder's work as one, per document of the request: as the cross-encoder read the
-    documents `kept`, as the bi-encoder read the others; what the bi-encoder read of those kept counts with the query."""
-    tokens, original = list(bi.tokens), list(bi.original)
-    for position, document in enumerate(kept):
-        tokens[document], original[document] = cross.tokens[position], cross.original[position]
-    return replace(
-        cross,
-        tokens=tuple(tokens),
-        original=tuple(original),
-        query_tokens=bi.query_tokens + sum(bi.tokens[document] for document in kept),
-        cut_queries=bi.cut_queries,
-        queue_s=bi.queue_s + cross.queue_s,
-        tokenize_s=bi.tokenize_s + cross.tokenize_s,
-        forward_s=bi.forward_s + cross.forward_s,
-    )
-
-
-def _ranked(
-    raw: NDArray[np.float64], kept: Sequence[int], method: ranking.Chosen, top_n: int | None, applied: Applied
-) -> Ranking:
-    """The ranking of the documents `kept`, whose raw values are `raw` (K,)."""
-    order = ranking.best(raw, top_n)
-    return Ranking(
-        order=tuple(kept[i] for i in order),
-        raw=tuple(raw[order].tolist()),
-        scores=tuple(ranking.scores(raw, method)[order].tolist()),
-        method=method,
-        applied=applied,
-    )

@@ -5,12 +5,13 @@ Pure functions; knows no model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecgate.core import Method, Task, Vectors
+from vecgate.core import Applied, Method, Ranking, Task, Vectors
 from vecgate.errors import InvalidRequest
 
 Chosen = Literal["similarity", "cross-encoder", "bi+cross-encoder"]
@@ -60,3 +61,17 @@ def best(raw: NDArray[np.float64], top_n: int | None) -> NDArray[np.intp]:
     """Indices of the `top_n` highest values, best first; equal values keep their order."""
     order = np.argsort(-raw, kind="stable")
     return order if top_n is None else order[:top_n]
+
+
+def ranked(
+    raw: NDArray[np.float64], kept: Sequence[int], method: Chosen, top_n: int | None, applied: Applied
+) -> Ranking:
+    """The ranking of the documents `kept`, whose raw values are `raw` (K,)."""
+    order = best(raw, top_n)
+    return Ranking(
+        order=tuple(kept[i] for i in order),
+        raw=tuple(raw[order].tolist()),
+        scores=tuple(scores(raw, method)[order].tolist()),
+        method=method,
+        applied=applied,
+    )

@@ -1,0 +1,78 @@
+"""One call's work inside the engine: what a rerank asks, what its rows took, two works as one.
+
+Knows no queue and no thread: engine/local.py makes the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vecgate.core import Applied, Cut, Tokens, Vectors
+from vecgate.engine.model import Model
+from vecgate.engine.queue import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a rerank call asks, whichever model answers. limit: most ids of a document before it is paired."""
+
+    query: str
+    documents: Sequence[str]
+    top_n: int | None
+    limit: int | None
+    cut: Cut
+    expect: str | None
+    max_tokens: int | None = None
+
+    def most(self, model: Model) -> int:
+        """Ids of one row, specials included."""
+        return min(model.checkpoint.max_tokens, self.max_tokens or model.checkpoint.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one call's rows took. rows: as tokenised, in input order; vectors (N, D) as the model gave them."""
+
+    model: Model
+    rows: Sequence[Tokens]
+    ticket: Ticket
+    tokenize_s: float
+
+    @property
+    def vectors(self) -> Vectors:
+        assert self.ticket.vectors is not None
+        return self.ticket.vectors
+
+    def applied(self, role: str | None = None, *, queries: int = 0) -> Applied:
+        """The report; the first `queries` rows are a rerank query embedded on its own."""
+        return Applied(
+            model=self.model.name,
+            role=role,
+            tokens=tuple(len(row) for row in self.rows[queries:]),
+            original=tuple(row.original for row in self.rows[queries:]),
+            queue_s=self.ticket.queue_s,
+            tokenize_s=self.tokenize_s,
+            forward_s=self.ticket.forward_s,
+            query_tokens=sum(len(row) for row in self.rows[:queries]),
+            cut_queries=tuple((row.original, len(row)) for row in self.rows[:queries] if row.original > len(row)),
+            space=self.model.checkpoint.fingerprint,
+        )
+
+
+def both(bi: Applied, cross: Applied, kept: Sequence[int]) -> Applied:
+    """The shortlist's and the cross-encoder's work as one, per document of the request: as the cross-encoder read the
+    documents `kept`, as the bi-encoder read the others; what the bi-encoder read of those kept counts with the query."""
+    tokens, original = list(bi.tokens), list(bi.original)
+    for position, document in enumerate(kept):
+        tokens[document], original[document] = cross.tokens[position], cross.original[position]
+    return replace(
+        cross,
+        tokens=tuple(tokens),
+        original=tuple(original),
+        query_tokens=bi.query_tokens + sum(bi.tokens[document] for document in kept),
+        cut_queries=bi.cut_queries,
+        queue_s=bi.queue_s + cross.queue_s,
+        tokenize_s=bi.tokenize_s + cross.tokenize_s,
+        forward_s=bi.forward_s + cross.forward_s,
+    )
