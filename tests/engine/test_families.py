@@ -137,6 +137,19 @@ def test_dense_layers_cant_be_made_up(tmp_path: Path) -> None:
         read(folder)
 
 
+def test_dense_layers_may_lie_among_the_weights_of_a_conversion(tmp_path: Path) -> None:
+    folder = decoder.make(
+        tmp_path / "gemma",
+        "gemma3_text",
+        single="$A </s>",
+        tensors=("model.norm.weight", "dense.0.weight", "dense.1.weight"),
+        use_bidirectional_attention=True,
+        architectures=["Gemma3TextModel"],
+    )
+    found = read(folder)
+    assert (found.dense, found.pooling, found.prompts["STS"]) == ((), ("mean",), "task: sentence similarity | query: ")
+
+
 def test_gte_qwen2_is_bidirectional_even_where_only_its_code_says_so(tmp_path: Path) -> None:
     folder = decoder.make(
         tmp_path / "gte-Qwen2-1.5B-instruct", "qwen2", auto_map={"AutoModel": "modeling_qwen.Qwen2Model"}

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ def _embedder(
     """pooling, asked: the user's, the latter its prompts."""
     said.check("embed")
     if found is None and row is not None:
-        if row.dense:
+        if row.dense and not _holds_dense(made.weights):
             raise CheckpointError(
                 f"{said.root} lacks the Dense layers that {row.name} ends in; take the original, whose modules.json lists "
                 "them, or a conversion that has kept them."
@@ -247,6 +247,12 @@ def _embedder(
         prompts={**prompts, **asked},
         tail=_tail(said, row, words),
     )
+
+
+def _holds_dense(files: Iterable[Path]) -> bool:
+    """Whether the Dense layers lie among the weights, where conversions to MLX put them."""
+    names = (name for file in files if file.suffix == ".safetensors" for name in weights.header(file))
+    return any(name.removeprefix("model.").startswith("dense.0.") for name in names)
 
 
 def _pooling(said: Files, row: Family | None) -> Pooling:
