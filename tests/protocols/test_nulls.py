@@ -13,7 +13,9 @@ from vecgate.protocols import Route, routes
 
 NEEDED = {("CohereEmbed", "texts"), ("VllmScore", "text_1"), ("VllmScore", "text_2")}
 """Optional by itself, but one of several that a body must hold."""
-BODIES = {route.body.__name__: route for route in reversed(routes()) if route.body is not None and route.answer is not None}
+BODIES = {
+    route.body.__name__: route for route in reversed(routes()) if route.body is not None and route.answer is not None
+}
 
 
 def structs_in(kind: Any) -> Iterator[type[msgspec.Struct]]:
