@@ -15,8 +15,8 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from tests.awkward import TEXTS
-from vecgate.config import CONFIG, SETTINGS
 from vecgate.engine.checkpoint import resolve
+from vecgate.settings import CONFIG, SETTINGS
 
 FIRST = ("test_tiny.py", "test_house.py")
 """What they find explains most other failures."""

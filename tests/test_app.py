@@ -22,11 +22,12 @@ from tests.protocols.stub import StubEngine
 from tests.whole import LIMIT_S, Whole
 from vecgate.app import _outside_a_route, build, build_engine, create_app
 from vecgate.backends import fake
-from vecgate.config import Settings, load
+from vecgate.config import load
 from vecgate.core import Status
 from vecgate.engine.local import LocalEngine
 from vecgate.errors import ConfigError, InvalidRequest
 from vecgate.protocols import Route, routes
+from vecgate.settings import Settings
 
 POSTS = tuple(route for route in routes() if route.method == "POST" and "{" not in route.paths[0])
 PATHS = tuple(dict.fromkeys(path for route in POSTS for path in route.paths))

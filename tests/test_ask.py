@@ -22,8 +22,8 @@ from tests.live import Live, command, environment
 from vecgate import ask, bulk, cli
 from vecgate.app import build_engine
 from vecgate.backends import fake
-from vecgate.config import Settings
 from vecgate.core import Call
+from vecgate.settings import Settings
 
 Said = pytest.CaptureFixture[str]
 TEXTS = ["paris is the capital", "dogs bark", "a cat ?", ""]

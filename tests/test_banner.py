@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests import small
 from vecgate import banner
-from vecgate.config import Settings
 from vecgate.core import Status
 from vecgate.engine.local import LocalEngine
+from vecgate.settings import Settings
 
 URL = "http://127.0.0.1:9000"
 SETTINGS = Settings()

@@ -21,9 +21,9 @@ import pytest
 from tests import small
 from tests.test_banner import status
 from vecgate import __version__, cli, logs, server
-from vecgate.config import SETTINGS, Settings
 from vecgate.core import Status
 from vecgate.protocols import token_ids
+from vecgate.settings import SETTINGS, Settings
 
 Said = pytest.CaptureFixture[str]
 

@@ -19,8 +19,8 @@ import pytest
 
 from tests.protocols import stub
 from vecgate.app import create_app
-from vecgate.config import Settings
 from vecgate.protocols import PROTOCOLS
+from vecgate.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "compat_fixtures"
 CASES = sorted(FOLDER.glob("*/*/*.json"))

@@ -10,18 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vecgate.config import (
-    SETTINGS,
-    Setting,
-    Settings,
-    add_flags,
-    flags_of,
-    load,
-    table,
-    unknown_flag,
-    warnings,
-)
+from vecgate.config import add_flags, flags_of, load, unknown_flag, warnings
 from vecgate.errors import ConfigError
+from vecgate.settings import SETTINGS, Setting, Settings, table
 
 MIB = 1024 * 1024
 HOME_CACHE = Path("/home/someone/.cache/vecgate")

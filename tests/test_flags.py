@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vecgate import cli, flags
-from vecgate.config import SETTINGS
+from vecgate.settings import SETTINGS
 
 Said = pytest.CaptureFixture[str]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vecgate.config import table
+from vecgate.settings import table
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
@@ -12,4 +12,4 @@ def test_settings_table() -> None:
     text = README.read_text(encoding="utf-8")
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
     between = text.partition(BEGIN)[2].partition(END)[0].strip()
-    assert between == table(), 'paste what `python -c "from vecgate.config import table; print(table())"` prints'
+    assert between == table(), 'paste what `python -c "from vecgate.settings import table; print(table())"` prints'

@@ -30,8 +30,8 @@ from tests.test_compat_fixtures import tables
 from tests.whole import Whole
 from vecgate import backends
 from vecgate.backends import fake
-from vecgate.config import SETTINGS
 from vecgate.errors import CheckpointError, ConfigError
+from vecgate.settings import SETTINGS
 
 TEXTS = ["a cat", "dogs bark", "paris is", "the capital", "berlin is", "what france", "is germany", "of the"]
 EMBED = "/v1/embeddings"

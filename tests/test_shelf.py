@@ -9,12 +9,12 @@ import pytest
 
 from tests import small
 from vecgate import shelf
-from vecgate.config import Settings
 from vecgate.engine import cached, checkpoint
 from vecgate.engine.cached import Cached
 from vecgate.engine.checkpoint import BUILT_IN
 from vecgate.errors import CheckpointError, CommandError, ConfigError
 from vecgate.protocols import token_ids
+from vecgate.settings import Settings
 
 
 @pytest.fixture

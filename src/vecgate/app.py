@@ -14,7 +14,6 @@ from litestar.exceptions import HTTPException
 
 from vecgate import __version__, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
-from vecgate.config import NO_MODEL, Settings
 from vecgate.core import Checkpoint, Engine, Status
 from vecgate.engine import checkpoint
 from vecgate.engine.local import TOKENIZE_THREADS, LocalEngine
@@ -25,6 +24,7 @@ from vecgate.guard import Guard
 from vecgate.metrics import Metrics
 from vecgate.protocols import openapi
 from vecgate.server import Life
+from vecgate.settings import NO_MODEL, Settings
 
 
 def build(settings: Settings, on_ready: Callable[[Status], None] = lambda _: None) -> tuple[Guard, Life]:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 from vecgate import bulk, texts
 from vecgate.app import build_engine
 from vecgate.client import Ranked, connected
-from vecgate.config import NO_MODEL, Settings
 from vecgate.core import Call, Method, Task, Vectors
 from vecgate.engine.local import LocalEngine
 from vecgate.errors import CommandError
+from vecgate.settings import NO_MODEL, Settings
 
 RankForm = Literal["text", "json", "jsonl"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from vecgate import __version__
-from vecgate.config import MIB, Settings
 from vecgate.core import ModelCard, Status
+from vecgate.settings import MIB, Settings
 
 
 def fields(status: Status, settings: Settings, url: str) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from vecgate import __version__, flags
-from vecgate.config import SETTINGS, Settings, flags_of, load, warnings
+from vecgate.config import flags_of, load, warnings
 from vecgate.errors import CheckpointError, CommandError, ConfigError, VecgateError
+from vecgate.settings import SETTINGS, Settings
 
 if TYPE_CHECKING:
     from vecgate import ask, shelf

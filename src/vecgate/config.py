@@ -1,6 +1,6 @@
-"""Settings: flags over the environment over `.env` over a TOML file over defaults.
+"""Reading the settings: flags over the environment over `.env` over a TOML file over defaults.
 
-Reads only what it is handed (flags, environ, cwd) and the two files they name; knows no other part of vecgate.
+Reads only what it is handed (flags, environ, cwd) and the two files they name; settings.py has the table.
 """
 
 from __future__ import annotations
@@ -10,226 +10,17 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dotenv.parser import parse_stream
 
 from vecgate import kinds
 from vecgate.errors import ConfigError
-from vecgate.kinds import Kind, list_of, number, one_of, whole
-
-PREFIX = "VECGATE_"
-CONFIG = "VECGATE_CONFIG"
-NO_MODEL = "none"
-"""MODEL_NAME of a server that only reranks; a folder of that name is ./none."""
-MIB = 1024 * 1024
-
-BackendName = Literal["auto", "mlx", "torch", "fake"]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-LogFormat = Literal["json", "console"]
-Truncate = Literal["end", "refuse"]
-TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
-Task = Literal["embed", "rerank"]
-Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Every setting, checked. The defaults stand here and nowhere else; `SETTINGS` says what each one does."""
-
-    backend: BackendName = "auto"
-    model_name: str = "minilm"
-    mlx_model_path: str | None = None
-    cross_encoder_model: str | None = None
-    task: Task | None = None
-    pooling: Pooling | None = None
-    prompts: tuple[tuple[str, str], ...] = ()
-    allow_pickle: bool = False
-    ignore_code: bool = False
-    served_name: str | None = None
-    aliases: tuple[tuple[str, str, int | None], ...] = ()
-    host: str = "127.0.0.1"
-    port: int = 9000
-    reload: bool = False
-    offline: bool = False
-    batch_size: int = 32
-    max_batch_size: int = 128
-    batch_tokens: int | None = None
-    max_texts_per_request: int = 100
-    max_passages_per_rerank: int = 1000
-    max_inputs: int = 2048
-    max_in_flight: int = 4096
-    body_limit_bytes: int = 32 * MIB
-    body_memory_bytes: int = 512 * MIB
-    request_timeout_s: float = 300.0
-    drain_timeout_s: float = 12.0
-    device_memory_fraction: float = 0.8
-    dtype: DType = "auto"
-    truncate: Truncate = "end"
-    token_ids: TokenIds = "auto"
-    cache_dir: Path = Path("~/.cache/vecgate")
-    tiktoken_dir: Path | None = None
-    log_level: LogLevel = "INFO"
-    log_format: LogFormat = "json"
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_origins: tuple[str, ...] = ()
-    api_key: tuple[str, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table.
-
-    name: the variable, which also works with VECGATE_ before it. attribute: the field of Settings. flag: where it is
-    not the variable in kebab-case. unset: how a default of None or () reads. secret: its value is never shown.
-    """
-
-    name: str
-    kind: Kind
-    what: str
-    attribute: str = ""
-    flag: str = ""
-    unset: str = "none"
-    secret: bool = False
-
-    @property
-    def key(self) -> str:
-        """Its name in the TOML file and among the parsed flags."""
-        return self.name.removeprefix(PREFIX).lower()
-
-    @property
-    def field(self) -> str:
-        return self.attribute or self.key
-
-    @property
-    def option(self) -> str:
-        return self.flag or "--" + self.key.replace("_", "-")
-
-    @property
-    def prefixed(self) -> str:
-        """The variable that beats the plain one within the same layer."""
-        return PREFIX + self.name.removeprefix(PREFIX)
-
-    @property
-    def default(self) -> Any:
-        return _DEFAULTS[self.field]
-
-
-_DEFAULTS: dict[str, Any] = {entry.name: entry.default for entry in fields(Settings)}
-
-BACKENDS = one_of("auto", "mlx", "torch", "fake", note=" (fake is for tests)")
-DTYPES = one_of("auto", "float32", "bfloat16", "float16")
-LEVELS = one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-FORMATS = one_of("json", "console")
-CUTS = one_of("end", "refuse")
-TASKS = one_of("embed", "rerank")
-POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
-ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
-COUNT = whole(1, 1_000_000)
-TOKENS = whole(1, 100_000_000)
-PORT = whole(0, 65535)
-MODEL = Kind("a short name, a hub id or a folder; none where there is a reranker", (str,), kinds.text, "MODEL")
-OTHER_MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.maybe, "MODEL")
-NAME = Kind("one line of text", (str,), kinds.maybe, "NAME")
-ALIASES = Kind(
-    'NAME = "TARGET[, dimensions=N]" as a table or its JSON; several in one text with semicolons',
-    (dict, str),
-    kinds.aliases,
-    "NAME=TARGET",
-)
-PROMPTS = Kind(
-    "NAME=TEXT, the text as it stands; several as a table of names and texts, or its JSON",
-    (dict, list, str),
-    kinds.prompts,
-    "NAME=TEXT",
-)
-FOLDER = Kind("a folder", (str,), kinds.folder, "DIR")
-OTHER_FOLDER = Kind("a folder", (str,), kinds.maybe_folder, "DIR")
-SWITCH = Kind("true or false", (bool,), kinds.switch)
-SIZE = Kind("bytes, or a number with KB, MB, GB, KiB, MiB or GiB, from 1 to 1024GiB", (int, str), kinds.size, "BYTES")
-HOST = Kind("a host name or an IP address, without scheme and port", (str,), kinds.host, "HOST")
-HOSTS = list_of(
-    "host names without scheme and port, *.example.org for all below one, or *", kinds.hosts, "HOSTS", star=True
-)
-ORIGINS = list_of("origins such as https://app.example.com, or *", kinds.origin, "ORIGINS", star=True)
-KEYS = list_of("keys of visible ASCII characters without spaces", kinds.key, "KEYS")
-FRACTION = number("a number over 0, up to 1", lambda value: 0 < value <= 1, "F")
-DEADLINE = number("seconds, over 0, up to 86400", lambda value: 0 < value <= 86400, "SECONDS")
-PATIENCE = number("seconds, from 0 to 3600", lambda value: value <= 3600, "SECONDS")
-
-# fmt: off
-SETTINGS: tuple[Setting, ...] = (
-    Setting("BACKEND", BACKENDS,
-            "What computes: MLX (Apple Silicon) or torch (mps, cuda, cpu); auto is MLX where it can serve the model."),
-    Setting("MODEL_NAME", MODEL, "The embedding model, or a reranker to serve alone.", flag="--model"),
-    Setting("MLX_MODEL_PATH", OTHER_MODEL, "Replaces MODEL_NAME when the backend is MLX."),
-    Setting("CROSS_ENCODER_MODEL", OTHER_MODEL, "A reranker served beside the embedding model.", flag="--reranker"),
-    Setting("VECGATE_TASK", TASKS,
-            "What MODEL_NAME is for, whatever its files say; a causal language model's may not say it.",
-            unset="what its files say"),
-    Setting("VECGATE_POOLING", POOLINGS, "How MODEL_NAME makes one row of a text, whatever its files say.",
-            unset="what its files say"),
-    Setting("VECGATE_PROMPTS", PROMPTS,
-            "Prompts of MODEL_NAME by their role, beside its own and instead of those of the same names.",
-            flag="--prompt", unset="its own"),
-    Setting("VECGATE_ALLOW_PICKLE", SWITCH,
-            "Load weights that are there as pickle only: by torch, and nothing in them but tensors."),
-    Setting("VECGATE_IGNORE_CODE", SWITCH,
-            "Serve a model whose repository brings code by our implementation of its family; its code is never run."),
-    Setting("VECGATE_SERVED_NAME", NAME, "The name the model is served under.", unset="the last part of its id"),
-    Setting("VECGATE_ALIASES", ALIASES,
-            "More names for what is served, for clients that only know a vendor's; TARGET is any served name, with its "
-            "role (minilm:query) or not, or another alias.", flag="--alias"),
-    Setting("HOST", HOST, "The address to listen on; 0.0.0.0 is every IPv4 address of this machine."),
-    Setting("PORT", PORT, "The port to listen on; 0 takes any free one."),
-    Setting("VECGATE_OFFLINE", SWITCH, "Take models from this machine only; the hub is never asked."),
-    Setting("RELOAD", SWITCH, "Restart when the source changes; needs granian[reload]."),
-    Setting("BATCH_SIZE", COUNT,
-            "Most rows of one request in one forward, where a native request has no `batch_size`; at most "
-            "MAX_BATCH_SIZE, and lowered to it where not set."),
-    Setting("MAX_BATCH_SIZE", COUNT, "Most rows in one forward, over all requests."),
-    Setting("VECGATE_BATCH_TOKENS", TOKENS, "Most tokens in one forward.", unset="the device's"),
-    Setting("MAX_TEXTS_PER_REQUEST", COUNT, "Most texts in one request to the native embed routes."),
-    Setting("MAX_PASSAGES_PER_RERANK", COUNT, "Most passages in one rerank request."),
-    Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI, Cohere, TEI and Ollama routes."),
-    Setting("VECGATE_MAX_IN_FLIGHT", COUNT, "Most requests at once; more are answered 429."),
-    Setting("VECGATE_BODY_LIMIT", SIZE,
-            "The largest request body; at most VECGATE_BODY_MEMORY, and lowered to it where not set.",
-            "body_limit_bytes"),
-    Setting("VECGATE_BODY_MEMORY", SIZE,
-            "Most bytes of request bodies held at once; more are answered 429.", "body_memory_bytes"),
-    Setting("REQUEST_TIMEOUT", DEADLINE, "The deadline of a whole request, in seconds.", "request_timeout_s"),
-    Setting("VECGATE_DRAIN_TIMEOUT", PATIENCE,
-            "How many seconds running requests have to finish at shutdown.", "drain_timeout_s"),
-    Setting("DEVICE_MEMORY_FRACTION", FRACTION, "The share of the device's memory that may be used."),
-    Setting("VECGATE_DTYPE", DTYPES,
-            "The number type of the weights; auto is float32 on a CPU, the checkpoint's own on a GPU."),
-    Setting("VECGATE_TRUNCATE", CUTS,
-            "An input over the model's limit loses its end, which the answer reports, or is refused."),
-    Setting("VECGATE_TOKEN_IDS", ID_TABLES, "Whose ids token arrays hold; auto decides once per request or refuses."),
-    Setting("VECGATE_CACHE_DIR", FOLDER, "Where vecgate keeps what it fetched and what it checked."),
-    Setting("TIKTOKEN_CACHE_DIR", OTHER_FOLDER,
-            "Where tiktoken's tables lie, for clients that send OpenAI's token ids.", "tiktoken_dir",
-            unset="tiktoken in VECGATE_CACHE_DIR"),
-    Setting("LOG_LEVEL", LEVELS, "The least level that is logged."),
-    Setting("LOG_FORMAT", FORMATS, "One JSON object a line, or lines for people."),
-    Setting("ALLOWED_HOSTS", HOSTS, "More names that the Host header may hold; * allows any.",
-            unset="loopback, HOST, this machine's name, host.docker.internal, IP addresses"),
-    Setting("ALLOWED_ORIGINS", ORIGINS, "More web origins that may call from a browser; * allows any.",
-            unset="loopback, its own pages, app://obsidian.md, capacitor://localhost"),
-    Setting("VECGATE_API_KEY", KEYS,
-            "Keys, of which each request must then carry one; as a flag, other users of the machine can see it.",
-            secret=True),
-)
-# fmt: on
-
-ORDERED = (("batch_size", "max_batch_size"), ("body_limit", "body_memory"))
-"""(a, b): a that was set over b is refused; a that was not set follows b down."""
+from vecgate.settings import CONFIG, ORDERED, PREFIX, SETTINGS, SWITCH, Setting, Settings
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 _VARIABLES = {CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))}
@@ -452,7 +243,7 @@ def add_flags(parser: argparse.ArgumentParser, only: Container[str] | None = Non
             options = {"action": argparse.BooleanOptionalAction}
         elif not {list, dict}.isdisjoint(setting.kind.toml):
             options["action"] = "append"
-        text = f"{setting.what} Allowed: {setting.kind.allowed}. [{setting.name}] (default: {_default(setting)})"
+        text = f"{setting.what} Allowed: {setting.kind.allowed}. [{setting.name}] (default: {setting.shown})"
         group.add_argument(
             setting.option, dest=setting.key, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **options
         )
@@ -481,25 +272,3 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _default(setting: Setting) -> str:
-    value = setting.default
-    if value is None or value == ():
-        return setting.unset
-    if setting.kind is SWITCH:
-        return str(value).lower()
-    if setting.kind is SIZE:
-        return f"{value // MIB}MiB"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def table() -> str:
-    """The settings as the Markdown table of the README."""
-    rows = ["| Variable | Flag | Default | Allowed | What it does |", "|---|---|---|---|---|"]
-    rows.append(f"| `{CONFIG}` | `--config` | `vecgate.toml`, if there | a TOML file | Where settings are read from. |")
-    for setting in SETTINGS:
-        default = _default(setting) if setting.default in (None, ()) else f"`{_default(setting)}`"
-        cells = (f"`{setting.name}`", f"`{setting.option}`", default, setting.kind.allowed, setting.what)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |")
-    return "\n".join(rows)

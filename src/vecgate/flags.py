@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from vecgate import __version__
-from vecgate.config import SETTINGS, add_flags, unknown_flag
+from vecgate.config import add_flags, unknown_flag
 from vecgate.errors import ConfigError
+from vecgate.settings import SETTINGS
 
 MODEL_FLAGS = frozenset(
     "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 
 from vecgate.backends import choose
-from vecgate.config import Settings
 from vecgate.core import Checkpoint
 from vecgate.engine import cached, checkpoint
 from vecgate.engine.builtin import some
 from vecgate.engine.cached import Cached
 from vecgate.errors import CheckpointError, CommandError, ConfigError
 from vecgate.protocols import token_ids
+from vecgate.settings import Settings
 
 HUB = "hub cache"
 

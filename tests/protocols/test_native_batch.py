@@ -17,11 +17,11 @@ from tests import small
 from tests.protocols import stub
 from vecgate.app import create_app
 from vecgate.backends import fake
-from vecgate.config import Settings
 from vecgate.core import Call, Cut, Method, Ranking, Tokens
 from vecgate.engine.local import LocalEngine
 from vecgate.errors import BackendFailed, DeadlineExceeded, InputTooLong, NotReady, VecgateError
 from vecgate.protocols import Site, gather
+from vecgate.settings import Settings
 
 PATH = "/api/v1/rerank/batch"
 NATIVE = ["vecgate.protocols.native"]

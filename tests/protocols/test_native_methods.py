@@ -14,8 +14,8 @@ import pytest
 from tests import small
 from vecgate.app import create_app
 from vecgate.backends import fake
-from vecgate.config import Settings
 from vecgate.core import Task
+from vecgate.settings import Settings
 
 QUERY = "what is the capital of france ?"
 PASSAGES = ["dogs bark", "paris is the capital of france", "berlin is the capital of germany"]
