@@ -39,7 +39,8 @@ TEXTS = (
     "one more word than that",
 )
 """LONG is over every local window, LONGER over every limit."""
-FEW = (TEXTS[1], TEXTS[3], TEXTS[11], "")
+FEW = (TEXTS[1], TEXTS[3], "")
+"""Asked in every role; LONGER in the first, where the prompt takes of the text's room."""
 QUERY = "what is the capital of france?"
 PAIRS = (
     *((QUERY, text) for text in TEXTS),
@@ -71,7 +72,14 @@ class Case:
     @property
     def asked(self) -> list[tuple[str | None, str]]:
         """(role, text) of an embedder."""
-        return [*((None, text) for text in TEXTS), *((role, text) for role in self.roles for text in FEW)]
+        cut = [(role, LONGER) for role in self.roles[:1]]
+        return [*((None, text) for text in TEXTS), *((role, text) for role in self.roles for text in FEW), *cut]
+
+    @property
+    def telling(self) -> list[int]:
+        """Places of few inputs of every sort: what a mistake changes, it changes in one of them."""
+        asked = self.pairs if self.task == "rerank" else self.asked
+        return [0, 1, 8, 9, 10, 11, *(at for at in range(len(TEXTS), len(asked)) if asked[at][1])]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

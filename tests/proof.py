@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Queue
 from types import TracebackType
 from typing import Literal
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from tests.families import Case
 from tests.tiny import build
 from vecgate.backends import open_backend
 from vecgate.core import Call, Checkpoint, Vectors
+from vecgate.engine import model
 from vecgate.engine.checkpoint import read
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model, prompt_of
@@ -114,8 +116,9 @@ class Served:
 
     def __enter__(self) -> Served:
         self._runner = asyncio.Runner()
-        self._engine.start()
-        self._runner.run(self._engine.settled())
+        with patch.object(model, "WARMUP_TOKENS", ()):
+            self._engine.start()
+            self._runner.run(self._engine.settled())
         assert self._model.state == "ready", self._model.error
         return self
 
@@ -132,9 +135,10 @@ class Served:
         asked = [(prompt_of(checkpoint, role)[1], text) for role, text in case.asked]
         return [words.encode([text], prompt, most, "end")[0].ids.tolist() for prompt, text in asked]
 
-    def rows(self, case: Case, way: Way) -> Vectors:
-        """(N, D) in the order of what is asked."""
+    def rows(self, case: Case, way: Way, places: Sequence[int] | None = None) -> Vectors:
+        """(N, D) in the order of what is asked, or of these places in it."""
         asked: list[tuple[str | None, str]] = [*case.pairs] if case.task == "rerank" else case.asked
+        asked = asked if places is None else [asked[place] for place in places]
         ask = self._logits if case.task == "rerank" else self._vectors
         order = np.random.default_rng(5).permutation(len(asked)) if way == "shuffled" else np.arange(len(asked))
         groups = _grouped([asked[at] for at in order], single=way in ("alone", "concurrent"))

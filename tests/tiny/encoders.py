@@ -80,7 +80,8 @@ def _old_norms(name: str) -> str:
 
 
 def roberta(folder: Path) -> None:
-    """all-roberta: mean, Normalize, `roberta.` before each key and the head of its training after them; a default prompt."""
+    """all-roberta: mean, Normalize, `roberta.` before each key and the head of its training after them; a default prompt,
+    and texts in lower case, which its tokenizer does not see to."""
     tokenizer = words.roberta()
     config = transformers.RobertaConfig(
         **sizes(tokenizer), **XLMR_IDS, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5
@@ -92,7 +93,7 @@ def roberta(folder: Path) -> None:
     files.save_tokenizer(tokenizer, folder, words.XLMR_NAMES | {"mask_token": "<mask>"}, model_max_length=128)
     files.chain(folder, "Transformer", "Pooling", "Normalize", new=True)
     files.new_pooling(folder, "mean")
-    files.limit(folder, 96, name="roberta")
+    files.limit(folder, 96, lower=True, name="roberta")
     prompts = {"question": "Question: ", "sts": "sts: "}
     files.shared(folder, prompts, default_prompt_name="sts", similarity_fn_name="dot")
 

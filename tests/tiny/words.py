@@ -36,13 +36,13 @@ def wordpiece() -> Tokenizer:
 
 
 def mpnet() -> Tokenizer:
-    """MPNet's: BERT's pieces between RoBERTa's specials; 128 tokens baked in."""
-    tokenizer = _wordpieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"], "[UNK]")
+    """MPNet's: BERT's pieces between RoBERTa's specials; 48 tokens baked in, fewer than its model takes."""
+    tokenizer = _wordpieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"], "[UNK]", 48)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
     return tokenizer
 
 
-def _wordpieces(specials: list[str], unknown: str) -> Tokenizer:
+def _wordpieces(specials: list[str], unknown: str, baked: int = 128) -> Tokenizer:
     lowered = [*WORDS, *(char for char in CHARS if not char.isupper()), *OTHERS]
     pieces = dict.fromkeys([*lowered, *(f"##{one}" for one in [*CHARS[64:90], *CHARS[15:25], *OTHERS, "ing", "ed"])])
     vocab = {token: at for at, token in enumerate([*specials, *pieces])}
@@ -51,8 +51,8 @@ def _wordpieces(specials: list[str], unknown: str) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.add_special_tokens(specials)
-    tokenizer.enable_truncation(128)
-    tokenizer.enable_padding(length=128)
+    tokenizer.enable_truncation(baked)
+    tokenizer.enable_padding(length=baked)
     return tokenizer
 
 

@@ -20,10 +20,14 @@ NAME.npz holds rows (N, D), and ids, lengths: every input's token ids, one after
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, where a module (queue) may be called like one of the standard library's
+
 import argparse
 import io
 import json
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
