@@ -153,8 +153,7 @@ ms-marco-MiniLM-L6-v2 for English and speed, bge-reranker-v2-m3 or Qwen3-Reranke
 OPEN = """\
 ## What only a Mac or real weights can confirm
 
-- Metal's kernels, in 16 bits and quantised, their speed and their memory: here MLX ran on its CPU build. `vecgate bench` and the
-  comparison with the reference on that Mac decide.
+- Metal's kernels, in 16 bits and quantised, their speed and their memory: here MLX ran on its CPU build. Nothing of it is claimed.
 - torch on MPS and CUDA: their lines ran against fakes.
 - Real weights of every family but the default model: random ones show the arithmetic, the layout of files and the token ids, not
   that a repository's files are what its card says. Rows with * above, most of all.

@@ -157,3 +157,14 @@ def test_gte_qwen2_is_bidirectional_even_where_only_its_code_says_so(tmp_path: P
     found = read(folder, task="embed", ignore_code=True)
     assert (found.config["is_causal"], found.pooling) == (False, ("last",))
     assert found.tail == (2,)
+
+
+def test_a_pooling_that_nothing_names_is_sentence_transformers_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = decoder.make(tmp_path / "nobody-knows", "bert", architectures=["BertModel"])
+    assert read(folder).pooling == ("mean",)
+    assert "its pooling is mean, as sentence-transformers would take it; --pooling says another" in caplog.text
+    caplog.clear()
+    assert read(folder, pooling="cls").pooling == ("cls",)
+    assert not caplog.text

@@ -259,7 +259,14 @@ def _pooling(said: Files, row: Family | None) -> Pooling:
     """Without a modules.json: the table's, else sentence-transformers': mean, or the last token of a causal model."""
     if row is not None:
         return row.pooling
-    return "last" if generates(said.config) and said.config.get("is_causal", True) else "mean"
+    pooling: Pooling = "last" if generates(said.config) and said.config.get("is_causal", True) else "mean"
+    log.warning(
+        "%s has no modules.json and no family of ours fits its name, so its pooling is %s, as sentence-transformers would "
+        "take it; --pooling says another.",
+        said.folder,
+        pooling,
+    )
+    return pooling
 
 
 def _reranker(
