@@ -381,6 +381,7 @@ BROKEN = {
     "beyond floats": b'{"input": 1e999, "texts": [1e999], "query": 1e999, "documents": [1e999], "passages": 1e999}',
     "a huge integer": b'{"input": [%s], "texts": %s, "query": "a", "documents": [%s]}' % ((b"9" * 5000,) * 3),
     "a lone surrogate": b'{"input": "\\ud800", "texts": ["\\ud800"], "query": "\\udfff", "documents": ["\\ud800 a"]}',
+    "a broken name within": b'{"inputs": {"\\uZZZZ": 1, "source_sentence": "a"}, "documents": [{"\\uZZ": 1}]}',
     "a NUL in a name": b'{"inp\\u0000ut": "a"}',
 }
 

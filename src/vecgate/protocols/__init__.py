@@ -264,18 +264,18 @@ def _chooser(options: list[Route]) -> Callable[[bytes], Route | None]:
     outer, *inner = (_decoder_of(names) for names in ({key for key, _, _ in keys}, *({name} for _, _, name in keys)))
 
     def choose(raw: bytes) -> Route | None:
+        null = None
         try:
             found = outer.decode(raw)
+            for (key, _, name), decoder, route in zip(keys, inner, options):
+                value = getattr(found, key)
+                if value is msgspec.UNSET or (name and not _holds(decoder, value, name)):
+                    continue
+                if memoryview(value) != b"null":
+                    return route
+                null = null or route
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return options[0]  # whose decoder will say what is wrong
-        null = None
-        for (key, _, name), decoder, route in zip(keys, inner, options):
-            value = getattr(found, key)
-            if value is msgspec.UNSET or (name and not _holds(decoder, bytes(value), name)):
-                continue
-            if bytes(value) != b"null":
-                return route
-            null = null or route
         return null
 
     return choose
@@ -287,8 +287,8 @@ def _decoder_of(names: set[str]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Keys", fields))
 
 
-def _holds(decoder: msgspec.json.Decoder[Any], raw: bytes, name: str) -> bool:
-    return raw.startswith(b"{") and getattr(decoder.decode(raw), name) is not msgspec.UNSET
+def _holds(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, name: str) -> bool:
+    return memoryview(raw)[:1] == b"{" and getattr(decoder.decode(raw), name) is not msgspec.UNSET
 
 
 def _parameters(scope: Scope) -> dict[str, str]:

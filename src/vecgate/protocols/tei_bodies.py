@@ -33,6 +33,7 @@ IDS_SCHEMA = {
 TokenId = Annotated[int, Meta(ge=0, le=MOST)]
 Inputs = Annotated[str | list[str | TokenId | list[TokenId]], Meta(extra_json_schema=INPUTS_SCHEMA)]
 Ids = Annotated[list[TokenId | list[TokenId]], Meta(extra_json_schema=IDS_SCHEMA)]
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
 Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
 Direction = Annotated[str, Meta(extra_json_schema={"enum": ["Left", "Right", "left", "right"]})]
@@ -88,7 +89,7 @@ class TeiTokenize(msgspec.Struct, kw_only=True):
     """inputs: a text or texts, at most VECGATE_MAX_INPUTS. add_special_tokens: null is true. prompt_name: as in /embed;
     the prompt is part of the text then, and of its tokens."""
 
-    inputs: Annotated[str | list[str], Meta(extra_json_schema={"anyOf": [{"type": "string"}, {"minItems": 1}]})]
+    inputs: Annotated[str | list[str], Meta(extra_json_schema={"anyOf": [{"type": "string"}, _TEXTS]})]
     add_special_tokens: bool | None = None
     prompt_name: str | None = None
 

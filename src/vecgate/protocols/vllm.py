@@ -75,7 +75,8 @@ ERRORS: dict[type[VecgateError], int] = {
 KINDS = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 """status -> vLLM's word for it, where that is not HTTP's."""
 
-Texts = Annotated[str | list[str], Meta(extra_json_schema={"anyOf": [{"type": "string"}, {"minItems": 1}]})]
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+Texts = Annotated[str | list[str], Meta(extra_json_schema={"anyOf": [{"type": "string"}, _TEXTS]})]
 
 
 class VllmScore(msgspec.Struct, kw_only=True):
