@@ -260,6 +260,12 @@ def test_every_package_declared_is_pinned_for_ci() -> None:
     assert pins["torch"] == "2.13.0"
 
 
+def test_no_neighbour_of_the_reference_hides_a_module_of_python() -> None:
+    """A script that is run by path finds its neighbours first: with a queue.py there, torch can't be imported."""
+    neighbours = {path.stem for path in (SRC / "vecgate" / "engine").iterdir()}
+    assert neighbours & sys.stdlib_module_names == set()
+
+
 def test_names_of_the_field_only() -> None:
     banned = re.compile(r"Manager|Factory|Service|Helper|Util|^Base|Impl$|^Handler")
     classes = {

@@ -14,7 +14,7 @@ import pytest
 from vecgate.backends import fake
 from vecgate.core import Batch, BatchReport, Checkpoint, Memory, Tokens
 from vecgate.engine.batcher import Batcher
-from vecgate.engine.queue import Limits, Ticket
+from vecgate.engine.waiting import Limits, Ticket
 from vecgate.errors import BackendFailed, NotReady, OutOfMemory
 
 CHECKPOINT = Checkpoint(

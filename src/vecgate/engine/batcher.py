@@ -1,6 +1,6 @@
 """The batcher: the queues with the one thread that owns the device.
 
-Rows of all calls wait in one queue per model (queue.py); whenever the device is free the next batch is whatever waits, up
+Rows of all calls wait in one queue per model (waiting.py); whenever the device is free the next batch is whatever waits, up
 to a token budget. No timer, no polling. Knows Tokens and Backend, neither texts nor HTTP.
 """
 
@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from vecgate.core import Backend, Batch, BatchReport, Memory, Queue, Tokens, Vectors
-from vecgate.engine.queue import Item, Lane, Limits, Ticket
+from vecgate.engine.waiting import Item, Lane, Limits, Ticket
 from vecgate.errors import BackendFailed, NotReady, OutOfMemory, VecgateError
 
 log = logging.getLogger("vecgate.batcher")

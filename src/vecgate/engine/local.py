@@ -37,7 +37,7 @@ from vecgate.engine import ranking
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
-from vecgate.engine.queue import Limits
+from vecgate.engine.waiting import Limits
 from vecgate.engine.work import Question, Work, both
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from vecgate.core import Applied, Cut, Tokens, Vectors
 from vecgate.engine.model import Model
-from vecgate.engine.queue import Ticket
+from vecgate.engine.waiting import Ticket
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecgate.core import Tokens
-from vecgate.engine.queue import Item, Limits, Ticket, padded, take
+from vecgate.engine.waiting import Item, Limits, Ticket, padded, take
 
 PADS = (8, 16, 32, 64, 128, 256, 512)
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=60)
