@@ -23,6 +23,8 @@ FIRST = ("test_tiny.py", "test_house.py")
 LONGEST = ("test_live.py", "test_families.py", "test_torch.py", "test_mlx.py", "test_tokenizer.py", "test_clients.py")
 """Early, so that no worker is left alone with one of them."""
 ORDER = (*FIRST, *LONGEST)
+SHARING = {"tests/test_mistakes.py": "tests/test_families.py"}
+"""Files that another file's worker takes too: their `reference` costs a core half a minute."""
 
 for name in (CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))):
     os.environ.pop(name, None)  # a developer's own settings change no test
@@ -33,6 +35,19 @@ settings.load_profile("unhurried")  # on a busy machine an example may take its 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(item.path.name) if item.path.name in ORDER else len(ORDER))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """File by file, as --dist loadfile does, but for SHARING."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler.loadfile import LoadFileScheduling  # type: ignore[import-untyped]
+
+    found: Any = LoadFileScheduling(config, log)
+    file_of = found._split_scope
+    found._split_scope = lambda nodeid: SHARING.get(file_of(nodeid), file_of(nodeid))
+    return found
 
 
 def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
