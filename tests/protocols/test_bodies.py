@@ -32,6 +32,37 @@ def weight(value: Any) -> tuple[int, int]:
     return sum(values for values, _ in inner) or 1, 1 + fields + sum(nodes for _, nodes in inner)
 
 
+@pytest.mark.parametrize(
+    ("raw", "at"),
+    [
+        (b'{"texts": 1, "more": {"inputs": 2}}', 0),
+        (b'{"inputs": ["a"]}', 2),
+        (b'{"inputs": {"source": null}}', 1),
+        (b'{"inputs" : {"other": 1, "source": "a"}}', 1),
+        (b'{"inputs": {"other": 1}}', 2),
+        (b'{"inputs": "source"}', 2),
+        (b'{"inputs": 1, "texts": 2}', 0),
+        (b'{"texts": null, "inputs": nullable}', 0),  # no JSON: the first one's decoder will say so
+        (b'{"texts": null, "inputs": "null"}', 2),
+        (b'{"texts" : null }', 0),
+        (b'{"inputs": null}', 2),
+        (b"{}", None),
+        (b'{"other": {"source": 1}}', None),
+        (b"[]", 0),
+        (b"null", 0),
+        (b'{"inputs": ', 0),
+        (b"[" * 5_000, 0),
+        (b'{"other": ' + b"[" * 5_000, 0),
+    ],
+)
+def test_the_key_that_a_body_holds(raw: bytes, at: int | None) -> None:
+    assert bodies.finder(["texts", "inputs.source", "inputs"])(raw) == at
+
+
+def test_a_single_key_needs_no_look() -> None:
+    assert bodies.finder(["texts"])(b"{}") == 0
+
+
 @given(JSON, st.booleans(), st.integers(1, 9))
 @example('\\"', False, 2)
 @example(["\\\\", ",", '\\",'], False, 3)

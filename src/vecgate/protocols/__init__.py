@@ -202,7 +202,8 @@ def _handler(path: str, endpoint: ASGIApp) -> Any:
 
 def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gate: asyncio.Semaphore) -> Any:
     bodied = [route for route in found if route.body is not None]
-    choose, keys = _chooser(bodied), ", ".join(str(route.key) for route in bodied)
+    keys = [str(route.key) for route in bodied]
+    find = bodies.finder(keys)
     speaker = next((route for route in bodied if route.neither), (bodied or found)[0])
     decoders = {route.key: msgspec.json.Decoder(route.body) for route in bodied}
     allowed = tuple(dict.fromkeys(method for route in found for method in (route.method, *_implied(route.method))))
@@ -221,11 +222,11 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             if route.body is not None:
                 raw = await _read(receive)
                 await bodies.aside(gate, raw, bodies.check)
-                chosen = await bodies.aside(gate, raw, choose)
-                route = chosen or speaker
+                at = await bodies.aside(gate, raw, find)
+                route = speaker if at is None else bodied[at]
                 record.render = route.render
-                if chosen is None:
-                    raise InvalidRequest(f"The body must hold one of: {keys}.")
+                if at is None:
+                    raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
                 body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
             ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted, _accept(scope))
             answer = await route.handle(ask)
@@ -254,41 +255,6 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _chooser(options: list[Route]) -> Callable[[bytes], Route | None]:
-    """What finds the route whose key a body holds, a null only where there is no other; one route needs no look."""
-    if len(options) < 2:
-        return lambda _: options[0]
-    keys = [str(route.key).partition(".") for route in options]
-    outer, *inner = (_decoder_of(names) for names in ({key for key, _, _ in keys}, *({name} for _, _, name in keys)))
-
-    def choose(raw: bytes) -> Route | None:
-        null = None
-        try:
-            found = outer.decode(raw)
-            for (key, _, name), decoder, route in zip(keys, inner, options):
-                value = getattr(found, key)
-                if value is msgspec.UNSET or (name and not _holds(decoder, value, name)):
-                    continue
-                if memoryview(value) != b"null":
-                    return route
-                null = null or route
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return options[0]  # whose decoder will say what is wrong
-        return null
-
-    return choose
-
-
-def _decoder_of(names: set[str]) -> msgspec.json.Decoder[Any]:
-    """Of the keys only; it makes no object of any other."""
-    fields = [(name, msgspec.Raw, msgspec.UNSET) for name in names if name]
-    return msgspec.json.Decoder(msgspec.defstruct("Keys", fields))
-
-
-def _holds(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, name: str) -> bool:
-    return memoryview(raw)[:1] == b"{" and getattr(decoder.decode(raw), name) is not msgspec.UNSET
 
 
 def _parameters(scope: Scope) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,6 +55,45 @@ def check(raw: bytes) -> None:
             raise InvalidRequest(message)
         if nodes > MOST_NODES:
             raise InvalidRequest(f"The body holds {nodes} lists, objects and fields; the limit is {MOST_NODES}.")
+
+
+def finder(keys: Sequence[str]) -> Callable[[bytes], int | None]:
+    """What tells which of the keys a body holds, by its place; a single key needs no look.
+
+    "outer.inner" is a key of an object within. One that holds null counts where no other is there. A body that is no
+    JSON object holds the first: the decoder of what that stands for will say what is wrong.
+    """
+    if len(keys) < 2:
+        return lambda _: 0
+    names = [key.partition(".") for key in keys]
+    outer, *inner = (_decoder_of(found) for found in ({key for key, _, _ in names}, *({name} for _, _, name in names)))
+
+    def find(raw: bytes) -> int | None:
+        null = None
+        try:
+            found = outer.decode(raw)
+            for at, ((key, _, name), decoder) in enumerate(zip(names, inner)):
+                value = getattr(found, key)
+                if value is msgspec.UNSET or (name and not _holds(decoder, value, name)):
+                    continue
+                if bytes(memoryview(value)[:5]) != b"null":
+                    return at
+                null = at if null is None else null
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return 0
+        return null
+
+    return find
+
+
+def _decoder_of(names: set[str]) -> msgspec.json.Decoder[Any]:
+    """Of these keys only; it makes no object of any other."""
+    fields = [(name, msgspec.Raw, msgspec.UNSET) for name in names if name]
+    return msgspec.json.Decoder(msgspec.defstruct("Keys", fields))
+
+
+def _holds(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, name: str) -> bool:
+    return bytes(memoryview(raw)[:1]) == b"{" and getattr(decoder.decode(raw), name) is not msgspec.UNSET
 
 
 def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
