@@ -248,7 +248,8 @@ def parameters(known: Known) -> int:
     """Lazily: an array that is never evaluated takes no memory."""
     family = import_module(MLX[known.family])
     model = family.Model(family.Config.read(_checkpoint(known)))
-    return sum(array.size for _, array in tree_flatten(model.parameters()))
+    arrays: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    return sum(array.size for array in arrays.values())
 
 
 def batch(known: Known) -> float:
