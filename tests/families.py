@@ -14,6 +14,8 @@ from tests.tiny.rerankers import INSTRUCTION, PREFIX, SUFFIX
 from tests.tiny.words import WORDS, id_of, qwen
 from vecgate.core import Task
 
+TOLERANCE: dict[Task, float] = {"embed": 5e-6, "rerank": 1e-4}
+"""max |difference| of unit rows, and of logits, in float32."""
 LONG = " ".join(WORDS[at * at % 17] for at in range(40))
 LONGER = " ".join(WORDS[60 + at * at % 43] for at in range(300))
 TEXTS = (
@@ -42,12 +44,15 @@ TEXTS = (
 FEW = (TEXTS[1], TEXTS[3], "")
 """Asked in every role; LONGER in the first, where the prompt takes of the text's room."""
 QUERY = "what is the capital of france?"
+TELLING = (0, 1, 8, 9, 10, 11)
+"""Texts of every sort: what a mistake changes, it changes in one of them."""
 PAIRS = (
-    *((QUERY, text) for text in TEXTS),
     (LONGER, TEXTS[1]),
     (LONGER, LONGER[::-1]),
     ("", TEXTS[0]),
     (LONG, "yes"),
+    *((QUERY, TEXTS[at]) for at in TELLING),
+    *((QUERY, text) for at, text in enumerate(TEXTS) if at not in TELLING),
 )
 BODY = f"<Instruct>: {INSTRUCTION}\n<Query>: {{query}}\n<Document>: {{document}}"
 JUDGED: dict[str, Any] = {"template": [PREFIX, BODY, SUFFIX], "max_tokens": 256}
@@ -59,7 +64,7 @@ SAID = {word: id_of(qwen(end=False), word) for word in ("yes", "no")}
 class Case:
     """kind: of tests/tiny. roles: asked of FEW texts besides the plain call. how, more: the reference's recipe. twin: the
     kind whose folder the reference reads, where it can't read this one's. name: what it is served as, where the name is
-    all that tells of the family."""
+    all that tells of the family. most: pairs, where each is slow."""
 
     kind: str
     task: Task = "embed"
@@ -68,6 +73,7 @@ class Case:
     more: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
     name: str | None = None
+    most: int = len(PAIRS)
 
     @property
     def asked(self) -> list[tuple[str | None, str]]:
@@ -77,14 +83,15 @@ class Case:
 
     @property
     def telling(self) -> list[int]:
-        """Places of few inputs of every sort: what a mistake changes, it changes in one of them."""
-        asked = self.pairs if self.task == "rerank" else self.asked
-        return [0, 1, 8, 9, 10, 11, *(at for at in range(len(TEXTS), len(asked)) if asked[at][1])]
+        """Places of few inputs of every sort."""
+        if self.task == "rerank":
+            return [*range(10)]
+        return [*TELLING, *(at for at in range(len(TEXTS), len(self.asked)) if self.asked[at][1])]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """(query, document) of a reranker."""
-        return [*PAIRS]
+        return [*PAIRS[: self.most]]
 
     def told(self, folder: Path) -> dict[str, Any]:
         """As engine/reference.py takes it."""
@@ -119,9 +126,9 @@ CASES = (
     Case("xlmr-reranker", "rerank", how="predict"),
     Case("modernbert-reranker", "rerank", how="predict"),
     Case("modernbert-reranker-cls", "rerank", how="predict"),
-    Case("qwen3-reranker", "rerank", how="judge", more=JUDGED | SAID),
-    Case("qwen3-classifier", "rerank", how="judge", more=JUDGED),
-    Case("qwen3-logit", "rerank", how="predict"),
+    Case("qwen3-reranker", "rerank", how="judge", more=JUDGED | SAID, most=14),
+    Case("qwen3-classifier", "rerank", how="judge", more=JUDGED, most=14),
+    Case("qwen3-logit", "rerank", how="predict", most=14),
     Case("zerank", "rerank", how="predict"),
 )
 CONVERTED = (
@@ -136,8 +143,10 @@ CONVERTED = (
         more=JUDGED | SAID,
         twin="qwen3-reranker-4bit-twin",
         name="Qwen3-Reranker-0.6B-4bit",
+        most=8,
     ),
     Case("bert-8bit", twin="bert-8bit-twin", name="all-MiniLM-L6-v2-8bit"),
     Case("xlmr-8bit", twin="xlmr-8bit-twin", name="bge-m3-8bit"),
 )
 """For MLX alone."""
+CASE = {case.kind: case for case in (*CASES, *CONVERTED)}

@@ -20,6 +20,7 @@ from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 from tests.families import Case
 from tests.tiny import build
@@ -32,6 +33,8 @@ from vecgate.engine.model import Model, prompt_of
 
 SCRIPT = Path(__file__).parents[1] / "src" / "vecgate" / "engine" / "reference.py"
 POLL_S = 0.01
+MIXED = 8
+"""Rows of a batch, the next in length to one another: all at once, every row would be as long as the longest."""
 Way = Literal["alone", "mixed", "shuffled", "concurrent"]
 WAYS: tuple[Way, ...] = ("alone", "mixed", "shuffled", "concurrent")
 
@@ -107,14 +110,19 @@ class Reference:
 
 
 class Served:
-    """`with Served(checkpoint, "mlx") as served`: the engine with this model alone, loaded, asked as a protocol asks it."""
+    """`with Served(checkpoint, "mlx") as served`: the engine with this model alone, loaded, asked as a protocol asks it.
+
+    torch gets one thread: on models this small the others only wait for one another, which takes ten times as long.
+    """
 
     def __init__(self, checkpoint: Checkpoint, backend: str, dtype: str = "auto") -> None:
         opened = partial(open_backend, backend, checkpoint, device="cpu", dtype=dtype)
         self._model = Model(replace(checkpoint), opened, backend)
-        self._engine = LocalEngine([self._model])
+        self._engine = LocalEngine([self._model], max_rows=MIXED)
 
     def __enter__(self) -> Served:
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         self._runner = asyncio.Runner()
         with patch.object(model, "WARMUP_TOKENS", ()):
             self._engine.start()
@@ -125,6 +133,7 @@ class Served:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._engine.close()
         self._runner.close()
+        torch.set_num_threads(self._threads)
 
     def ids(self, case: Case) -> list[list[int]]:
         """Every row's token ids as the engine makes them, in the order of what is asked."""

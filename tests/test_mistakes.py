@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.families import CASES, CONVERTED
+pytest.importorskip("mlx.core", reason="MLX is not installed", exc_type=ImportError)
+
+from tests.families import CASE, TOLERANCE
 from tests.mistakes import MISTAKES, Bench, Mistake
 from tests.proof import Reference, Served
-from tests.test_families import TOLERANCE, one_thread
 
-CASE = {case.kind: case for case in (*CASES, *CONVERTED)}
 MADE = [(mistake, backend) for mistake in MISTAKES for backend in mistake.backends]
 WIDE = 10
 """How many tolerances a mistake must move some number by, so that none is noticed by chance."""
-
-__all__ = ["one_thread"]
 
 
 @pytest.mark.parametrize(

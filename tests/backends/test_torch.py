@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tinies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """A checkpoint of tests/tiny.py by its kind, built once."""
+    """A checkpoint of tests/tiny by its kind, built once."""
     return cache(lambda kind: read(tiny.build(kind, tmp_path_factory.mktemp(kind))))
 
 
@@ -61,7 +61,7 @@ def opened() -> list[TorchBackend]:
 
 
 class TorchContract(Contract):
-    """A kind of tests/tiny.py, with fields of its checkpoint changed."""
+    """A kind of tests/tiny, with fields of its checkpoint changed."""
 
     kind = "bert"
     tolerance = 5e-6
