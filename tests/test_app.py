@@ -172,6 +172,32 @@ def test_a_page_on_this_machine_may_call_and_read(app: Whole) -> None:
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
+CALLERS = {
+    "Open WebUI and n8n in a container": {"host": "host.docker.internal:9000"},
+    "a page on this machine": {"origin": "http://localhost:3000"},
+    "a page on this machine, over its address": {"origin": "https://127.0.0.1:8443"},
+    "a page of this server": {"host": "host.docker.internal:9000", "origin": "http://host.docker.internal:9000"},
+    "Obsidian": {"origin": "app://obsidian.md"},
+    "Obsidian on a phone": {"origin": "capacitor://localhost"},
+}
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH)
+@pytest.mark.parametrize("headers", CALLERS.values(), ids=CALLERS)
+def test_what_runs_here_may_call_and_read_every_header(app: Whole, path: str, headers: dict[str, str]) -> None:
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-stainless-os"}
+    preflight = app.ask("OPTIONS", path, headers={**headers, **asked})
+    answer = app.post(path, {**EXAMPLES[path], "model": "judge" if "score" in path else "small"}, **headers)
+    assert answer.status_code == 200
+    given = (answer.headers, preflight.headers)
+    assert [one.get("access-control-allow-origin") for one in given] == [headers.get("origin")] * 2
+    exposed = set(answer.headers.get("access-control-expose-headers", "*").split(", "))
+    told = {"x-request-id", "server-timing", "retry-after", "x-should-retry"}
+    ours = {f"x-vecgate-{name}" for name in ("model", "role", "space", "truncated")}
+    assert exposed in ({"*"}, {*told, *ours, "*"})
+    assert ("origin" in headers) == (exposed != {"*"}) == (preflight.status_code == 204)
+
+
 @pytest.mark.parametrize("path", ONE_OF_EACH)
 @pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example"}])
 def test_a_strange_page_may_not_and_is_told_so(app: Whole, path: str, headers: dict[str, str]) -> None:
