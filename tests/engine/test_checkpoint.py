@@ -284,26 +284,6 @@ def test_quantisation_is_told(copy: Copy) -> None:
     assert read(folder).quantization == {"group_size": 64, "bits": 4}
 
 
-def test_different_texts_give_different_rows_in_every_tiny_checkpoint(tiny: Tiny) -> None:
-    """What the tests on tiny checkpoints stand on: two different rows of ids never look alike."""
-    import torch
-    from transformers import AutoModel
-
-    from tests.awkward import TEXTS
-    from vecgate.engine.tokenizer import Tokenizer
-
-    pool = {"mean": lambda hidden: hidden.mean(0), "cls": lambda hidden: hidden[0], "last": lambda hidden: hidden[-1]}
-    for kind in ("bert", "xlmr", "modernbert", "qwen3"):
-        found = read(tiny(kind))
-        model = AutoModel.from_pretrained(found.folder, dtype=torch.float32)
-        ids = {tuple(row.ids.tolist()) for row in Tokenizer(found).encode(TEXTS, "", found.max_tokens, "end")}
-        with torch.no_grad():
-            rows = [pool[found.pooling[0]](model(input_ids=torch.tensor([one])).last_hidden_state[0]) for one in ids]
-        unit = torch.nn.functional.normalize(torch.stack(rows), dim=-1)
-        alike = (unit @ unit.T).abs().fill_diagonal_(0)
-        assert alike.max() < 0.9, kind
-
-
 # what can't be served
 
 
