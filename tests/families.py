@@ -145,6 +145,7 @@ CONVERTED = (
         name="Qwen3-Reranker-0.6B-4bit",
         most=8,
     ),
+    Case("gemma3-8bit", roles=("query", "STS"), twin="gemma3-8bit-twin", name="embeddinggemma-300m-8bit"),
     Case("bert-8bit", twin="bert-8bit-twin", name="all-MiniLM-L6-v2-8bit"),
     Case("xlmr-8bit", twin="xlmr-8bit-twin", name="bge-m3-8bit"),
 )

@@ -35,7 +35,8 @@ MIXED: dict[str, Packing | bool] = {
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """packing: of every matrix (None: none is packed). single: what config.json says of single paths. silent: paths left
-    as they were of which it says nothing. prefix: what mlx_lm's classes call the backbone. dtype: of what is not packed."""
+    as they were of which it says nothing. prefix: what mlx_lm's classes call the backbone. dtype: of what is not packed.
+    The Dense layers of a chain become dense.0, dense.1 ... among the weights, as EmbeddingGemma's conversions have them."""
 
     source: Callable[[Path], None]
     packing: Packing | None
@@ -90,6 +91,8 @@ def twin(recipe: Recipe, folder: Path) -> None:
             plain[name] = parts[name].astype(mx.float32)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
+    for at, layer in enumerate(_dense(folder)):
+        mx.save_safetensors(str(layer), {"linear.weight": plain.pop(f"dense.{at}.weight")}, {"format": "pt"})
     mx.save_safetensors(str(folder / "model.safetensors"), plain, {"format": "pt"})
     (folder / "sentence_bert_config.json").unlink(missing_ok=True)
 
@@ -102,8 +105,15 @@ def _tensors(recipe: Recipe, folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("model*.safetensors")):
         loaded: Any = mx.load(str(path))
         held |= {f"{recipe.prefix}{name}": tensor for name, tensor in loaded.items()}
+    for at, layer in enumerate(_dense(folder)):
+        loaded = mx.load(str(layer))
+        held[f"dense.{at}.weight"] = loaded["linear.weight"]
     mx.eval(held)
     return {name: tensor for name, tensor in sorted(held.items()) if mx.issubdtype(tensor.dtype, mx.floating)}
+
+
+def _dense(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*_Dense/model.safetensors"))
 
 
 def _packed(recipe: Recipe, name: str, tensor: Any) -> dict[str, Any]:
@@ -132,6 +142,7 @@ RECIPES = {
     "qwen3-mxfp4": Recipe(decoders.qwen3_untied, {"group_size": 32, "bits": 4, "mode": "mxfp4"}, prefix="model."),
     "qwen3-bf16": Recipe(decoders.qwen3, None, prefix="model."),
     "qwen3-reranker-4bit": Recipe(rerankers.qwen3, FOUR),
+    "gemma3-8bit": Recipe(decoders.gemma3, EIGHT | {"group_size": 32}, prefix="model."),
     "bert-8bit": Recipe(encoders.bert, EIGHT, dtype="float32"),
     "xlmr-8bit": Recipe(encoders.xlmr, EIGHT, dtype="float16"),
 }
