@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 3": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 32, "attention_bias": True, "mlp_bias": True}),
     "llama linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
     "mistral": ("Mistral", {"sliding_window": LENGTH, "head_dim": 32}),
+    "mistral with a short window": ("Mistral", {"sliding_window": 16}),
     "mistral without a window": ("Mistral", {"sliding_window": None, "rope_theta": 1e6}),
     "phi3": ("Phi3", {"partial_rotary_factor": 0.5}),
     "gemma2": ("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 3.0}),
@@ -124,7 +125,7 @@ def test_a_mistake_shows(llama: Any, checkpoint: Checkpoint, monkeypatch: pytest
         ("llama", {"rope_parameters": {"full_attention": {}}}, "rotary positions that the family 'llama' does not have"),
         ("llama", {"partial_rotary_factor": 0.5}, "for 'partial_rotary_factor'"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "has a partial_rotary_factor"),
-        ("mistral", {"sliding_window": 63}, "has a window of 63 tokens, .* 'mistral'; the limit of 64 is over. Use BACKEND=torch"),
+        ("phi3", {"sliding_window": 63}, "has a window of 63 tokens, .* 'phi3'; the limit of 64 is over. Use BACKEND=torch"),
         ("phi3", {"rope_scaling": {"type": "longrope"}}, "of the type 'longrope'; on MLX a phi3 has default"),
         ("gemma2", {"hidden_act": None, "hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": None}, "has no attn_logit_softcapping"),
         ("granite", {}, "is not what mlx-lm needs .*logits_scaling"),
@@ -142,7 +143,8 @@ def test_what_mlx_lm_would_get_wrong_is_refused(
 
 def test_a_window_that_config_json_does_not_name_counts(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="has a window of 4096 tokens"):
-        rows_of(replace(checkpoint, family="mistral", max_tokens=4097))
+        rows_of(replace(checkpoint, family="phi3", max_tokens=4097))
+    assert decoder.Config.read(replace(checkpoint, family="mistral")).window == 4096
 
 
 def test_a_capped_or_scaled_head_does_not_score(checkpoint: Checkpoint) -> None:

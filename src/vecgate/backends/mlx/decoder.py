@@ -19,7 +19,7 @@ import mlx.nn as nn
 from vecgate.backends.mlx.causal import Head, Sizes, head_rows, names
 from vecgate.backends.mlx.layers import Rows, rotary
 from vecgate.backends.mlx.settings import only
-from vecgate.backends.mlx.weights import Names, first_line
+from vecgate.backends.mlx.weights import Names, first_line, setting
 from vecgate.core import Checkpoint
 from vecgate.errors import CheckpointError, ConfigError
 
@@ -34,7 +34,8 @@ class Kind:
 
     theta: of rotary positions where config.json has none. ropes: their types that give transformers' rows. biases:
     whether config.json decides on them. parts: whether it may turn a part of each head only. windowed: whether a text may be longer
-    than what a token sees in transformers, and never in mlx-lm. scores: whether a plain
+    than what a token sees in transformers, and never in mlx-lm. slides: whether mlx-lm's layers can have a window, and
+    all of transformers' do. scores: whether a plain
     product with the head gives the logits. scores_lie: attention keeps all its scores in memory.
     """
 
@@ -45,6 +46,7 @@ class Kind:
     biases: bool = True
     parts: bool = False
     windowed: bool = False
+    slides: bool = False
     scores: bool = True
     scores_lie: bool = False
 
@@ -61,7 +63,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "granite": Kind("granite", scores=False),
     "llama": Kind("llama"),
-    "mistral": Kind("llama", biases=False, windowed=True),
+    "mistral": Kind("llama", biases=False, slides=True),
     "olmo2": Kind("olmo2"),
     "phi3": Kind("phi3", ropes=ROPES[:1], biases=False, parts=True, windowed=True),
     "smollm3": Kind("smollm3", theta=2_000_000.0),
@@ -70,10 +72,12 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """make: mlx-lm's language model, of which the backbone is used."""
+    """make: mlx-lm's language model, of which the backbone is used. window: the places that a token of any layer sees,
+    its own included (None: all before it)."""
 
     sizes: Sizes
     kind: Kind
+    window: int | None
     make: Callable[[], Any]
     names: Names
     head_rows: int
@@ -92,6 +96,7 @@ class Config:
         return cls(
             sizes=Sizes.read(checkpoint, activation=kind.act[0]),
             kind=kind,
+            window=window_of(checkpoint) if kind.slides else None,
             make=maker(checkpoint, kind),
             names=replace(own, ours=(("backbone.", ""),)),
             head_rows=head_rows(checkpoint),
@@ -107,7 +112,13 @@ class Config:
 
     def token_bytes(self, longest: int, width: int) -> int:
         scores = 3 * self.sizes.heads * longest * width if self.kind.scores_lie else 0
-        return scores + self.sizes.token_bytes(longest, width, masked=self.kind.scores_lie)
+        return scores + self.sizes.token_bytes(longest, width, masked=self.kind.scores_lie or self.window is not None)
+
+
+def window_of(checkpoint: Checkpoint) -> int | None:
+    """config.json's sliding_window, which null turns off."""
+    off = "sliding_window" in checkpoint.config and checkpoint.config["sliding_window"] is None
+    return None if off else setting(checkpoint, "sliding_window", int, WINDOW)
 
 
 def check(checkpoint: Checkpoint, kind: Kind) -> None:
@@ -119,7 +130,7 @@ def check(checkpoint: Checkpoint, kind: Kind) -> None:
     if not kind.parts:
         only(checkpoint, "partial_rotary_factor", 1, 1.0)
     file, config = checkpoint.folder / "config.json", checkpoint.config
-    window = config.get("sliding_window", WINDOW) if kind.windowed else None
+    window = window_of(checkpoint) if kind.windowed else None
     if window is not None and checkpoint.max_tokens > window:
         raise CheckpointError(
             f"{file} has a window of {window} tokens, which is not computed on MLX for the family "
@@ -193,6 +204,10 @@ class Model(nn.Module):
         for layer in self.backbone.layers:
             if isinstance(layer.self_attn.rope, nn.RoPE):
                 layer.self_attn.rope = Turn(layer.self_attn.rope)
+        if config.window is not None:  # mlx-lm's constructor wants a layer without one
+            self.backbone.sliding_window, self.backbone.swa_idx = config.window, 0
+            for layer in self.backbone.layers:
+                layer.use_sliding = True
         if config.head_rows:
             self.head = Head(config.head_rows, config.sizes.hidden)
         self._reranks = config.head_rows > 0
