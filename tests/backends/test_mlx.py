@@ -464,6 +464,7 @@ def test_a_checkpoint_it_cant_serve_is_one_sentence(bert: Checkpoint, change: di
         ({}, "Tanh", "0.safetensors lacks the tensor 'linear.weight'"),
         ({"linear.weight": (4, 64)}, "Tanh", "0.safetensors lacks the tensor 'linear.bias'"),
         ({"linear.weight": (4,), "linear.bias": (4,)}, "Tanh", r"'linear.weight' has the shape \(4,\)"),
+        ({"linear.weight": (4, 63), "linear.bias": (4,)}, "Tanh", "'linear.weight' takes 63 numbers, .* gives 64"),
         ({"linear.weight": (4, 64), "linear.bias": (5,)}, "Tanh", r"'linear.bias' has the shape \(5,\), not \(4,\)"),
         ({"linear.weight": (4, 64), "linear.bias": (4,)}, "Softmax", "asks for the activation 'Softmax'"),
     ],

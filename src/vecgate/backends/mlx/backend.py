@@ -51,7 +51,9 @@ def load(
     where.bound(needed, batch_tokens * token_bytes)
     model = family.Model(config)
     held = weights.fill(model, checkpoint, config.names, stored, compute)
-    layers = tuple(weights.read_dense(layer) for layer in checkpoint.dense)
+    layers: tuple[Layer, ...] = ()
+    for layer in checkpoint.dense:
+        layers = (*layers, weights.read_dense(layer, _dimensions(checkpoint, config.hidden, layers)))
     layers = layers or weights.inner_dense(checkpoint, config.names, stored, config.hidden)
     if not 0 <= checkpoint.pad_id < config.vocabulary:
         raise CheckpointError(f"{checkpoint.name}: the pad id {checkpoint.pad_id} is not in its vocabulary.")

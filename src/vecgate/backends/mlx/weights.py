@@ -151,8 +151,8 @@ def fill(model: nn.Module, checkpoint: Checkpoint, names: Names, stored: Mapping
     return sum(array.nbytes for array in ready.values())
 
 
-def read_dense(layer: Dense) -> Layer:
-    """sentence-transformers' Dense in float32."""
+def read_dense(layer: Dense, width: int) -> Layer:
+    """sentence-transformers' Dense in float32. width: how many numbers what is before it gives."""
     activation = activation_of(layer.activation, layer.weights.parent / "config.json")
     stored = {name: Stored(layer.weights, name, array) for name, array in _load(layer.weights).items()}
     wanted = ("linear.weight", "linear.bias") if layer.bias else ("linear.weight",)
@@ -162,6 +162,10 @@ def read_dense(layer: Dense) -> Layer:
     weight = stored["linear.weight"].array
     if weight.ndim != 2:
         raise CheckpointError(f"{layer.weights}: 'linear.weight' has the shape {weight.shape}, not (out, in).")
+    if weight.shape[1] != width:
+        raise CheckpointError(
+            f"{layer.weights}: 'linear.weight' takes {weight.shape[1]} numbers, what is before it gives {width}."
+        )
     shapes = (weight.shape, weight.shape[:1])
     ready = {name: _cast(stored[name], shape, mx.float32) for name, shape in zip(wanted, shapes)}
     _evaluate(ready, stored)
