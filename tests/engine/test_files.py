@@ -44,6 +44,12 @@ def test_other_quantisations_than_mlxs_are_refused_by_name(method: str, tmp_path
         read(folder, task="embed")
 
 
+def test_a_quantisation_that_says_nothing_mlx_knows_is_refused(tmp_path: Path) -> None:
+    folder = decoder.make(tmp_path / "m", quantization_config={"load_in_8bit": True})
+    with pytest.raises(CheckpointError, match=r"config\.json says quantization_config, but neither bits nor a mode"):
+        read(folder, task="embed")
+
+
 def test_mlxs_quantisation_is_told(tmp_path: Path) -> None:
     said = {"group_size": 64, "bits": 4, "model.layers.0.mlp": False}
     for config in (

@@ -26,6 +26,8 @@ NO_LIMIT = 1_000_000
 """tokenizer_config.json says 1e30 where it means "none"."""
 TASKS = {"embed": ("feature-extraction",), "rerank": ("sequence-classification", "text-generation")}
 """sentence-transformers' transformer_task."""
+MLX_KEYS = {"bits", "group_size", "mode"}
+"""What mlx-lm writes for the whole model; the other ways to quantise name themselves, or once did not."""
 PER_TASK = ("query_length", "document_length", "query_expansion")
 """Settings of the transformer that multi-vector models have."""
 
@@ -133,6 +135,10 @@ class Files:
             raise CheckpointError(
                 f"{path} sets quant_method to {str(method)[:60]!r}, which no backend reads; take the model unquantised, "
                 "or a conversion to MLX."
+            )
+        if not found.keys() & MLX_KEYS:
+            raise CheckpointError(
+                f"{path} says {key}, but neither bits nor a mode of MLX's; take the model unquantised, or a conversion to MLX."
             )
         return found
 
