@@ -480,6 +480,17 @@ def test_ctrl_c_ends_the_wait_for_standard_input(folder: Path) -> None:
     running.communicate()
 
 
+def test_ctrl_c_just_before_the_wait_for_standard_input_ends_it_too() -> None:
+    async def wait() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # all that asyncio does at first
+        ask.Interruptible(io.BytesIO(b"a line")).readline()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(wait())
+
+
 def test_a_reader_that_has_seen_enough_ends_it_quietly(folder: Path) -> None:
     jsonl(folder / "in.jsonl", 5_000)  # more than a pipe holds
     running = start(folder, "embed", "in.jsonl", stdout=subprocess.PIPE)

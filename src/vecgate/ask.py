@@ -314,6 +314,17 @@ class Interruptible:
     def readline(self, limit: int = -1) -> bytes:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            if _interrupted():
+                raise KeyboardInterrupt
             return self._stream.readline(limit)
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> bool:
+    """Whether Ctrl-C came while asyncio's own way was in force."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop, which has no way of its own
+        return False
+    return task is not None and task.cancelling() > 0
