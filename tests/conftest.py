@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,11 @@ SHARING = {"tests/test_mistakes.py": "tests/test_families.py"}
 
 for name in (CONFIG, *(name for setting in SETTINGS for name in (setting.name, setting.prefixed))):
     os.environ.pop(name, None)  # a developer's own settings change no test
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background; what the tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")  # on a busy machine an example may take its time
