@@ -144,7 +144,9 @@ def test_what_mlx_lm_would_get_wrong_is_refused(
 def test_a_window_that_config_json_does_not_name_counts(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="has a window of 4096 tokens"):
         rows_of(replace(checkpoint, family="phi3", max_tokens=4097))
-    assert decoder.Config.read(replace(checkpoint, family="mistral")).window == 4096
+    found = [decoder.Config.read(replace(checkpoint, family="mistral", max_tokens=most)) for most in (4096, 4097)]
+    assert [one.window for one in found] == [None, 4096]
+    assert found[0].token_bytes(4097, 4) < found[1].token_bytes(4097, 4)
 
 
 def test_a_capped_or_scaled_head_does_not_score(checkpoint: Checkpoint) -> None:

@@ -73,7 +73,7 @@ KINDS: Mapping[str, Kind] = {
 @dataclass(frozen=True, slots=True)
 class Config:
     """make: mlx-lm's language model, of which the backbone is used. window: the places that a token of any layer sees,
-    its own included (None: all before it)."""
+    its own included (None: all before it, in the longest text too)."""
 
     sizes: Sizes
     kind: Kind
@@ -92,11 +92,11 @@ class Config:
             )
         kind = KINDS[checkpoint.family]
         check(checkpoint, kind)
-        own = names(checkpoint)
+        own, window = names(checkpoint), window_of(checkpoint) if kind.slides else None
         return cls(
             sizes=Sizes.read(checkpoint, activation=kind.act[0]),
             kind=kind,
-            window=window_of(checkpoint) if kind.slides else None,
+            window=window if window is not None and window < checkpoint.max_tokens else None,
             make=maker(checkpoint, kind),
             names=replace(own, ours=(("backbone.", ""),)),
             head_rows=head_rows(checkpoint),
