@@ -38,7 +38,9 @@ from tests.awkward import TEXTS
 from tests.backends import made
 from tests.backends.contract import Contract, made_rows, one_by_one
 from vecgate.backends import open_backend
-from vecgate.backends.mlx import FAMILIES, devices
+from vecgate.backends.mlx import FAMILIES, backend, devices
+from vecgate.backends.mlx import bert as family
+from vecgate.backends.mlx import weights as files
 from vecgate.backends.mlx.backend import MLXBackend, load
 from vecgate.core import Backend, Batch, Checkpoint, Dense, Pooling, Task, Tokens, Vectors
 from vecgate.engine.checkpoint import read, resolve
@@ -648,6 +650,25 @@ def test_the_batch_is_cut_to_what_fits(bert: Checkpoint, monkeypatch: pytest.Mon
     opened = load(bert, device="cpu", memory_fraction=0.5)
     assert opened.memory().limit_bytes == total // 2
     assert 64 <= opened.card.batch_tokens < 2048
+
+
+def test_only_rows_without_room_fail(
+    bert: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "LEAST_TOKENS", 8)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 0)
+    config = family.Config.read(bert)
+    limit = files.needed_bytes(files.read(bert, config.names), config.names, mx.float32)
+    limit += 40 * config.token_bytes(40, 4)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 2 * limit}))
+    opened = load(bert, device="cpu", memory_fraction=0.5)
+    assert "takes inputs of 64 tokens; there is room for 36" in caplog.text
+    assert opened.forward(Batch((Tokens(np.full(36, 7, np.int32)),))).shape == (1, opened.card.dimensions)
+    with pytest.raises(OutOfMemory, match="no room for a row of 37 tokens, only for 36"):
+        opened.forward(Batch((Tokens(np.full(37, 7, np.int32)),)))
+    monkeypatch.setattr(backend, "LEAST_TOKENS", 48)
+    with pytest.raises(ConfigError, match="for an input of 48 tokens"):
+        load(bert, device="cpu", memory_fraction=0.5)
 
 
 SERVE = """

@@ -7,15 +7,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from tests import tiny
 from vecgate.backends.torch import devices, families, load, room
-from vecgate.core import Checkpoint
+from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine.checkpoint import read
-from vecgate.errors import ConfigError
+from vecgate.errors import ConfigError, OutOfMemory
 
 GIB = 2**30
 
@@ -122,6 +123,21 @@ def test_a_batch_is_cut_to_what_fits(bert: Checkpoint, total: Callable[[int], No
         assert load(bert, device="cpu", memory_fraction=0.5).card.batch_tokens == tokens
     total(2 * (fixed + need[64]) - 4)
     with pytest.raises(ConfigError, match="DEVICE_MEMORY_FRACTION"):
+        load(bert, device="cpu", memory_fraction=0.5)
+
+
+def test_only_rows_without_room_fail(
+    bert: Checkpoint, total: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room, "LEAST_TOKENS", 8)
+    total(2 * (GIB + bert.weight_bytes + room.batch_bytes(families.find(bert), 40, 40, torch.float32)))
+    opened = load(bert, device="cpu", memory_fraction=0.5)
+    assert "bert takes inputs of 64 tokens; there is room for 36" in caplog.text
+    assert opened.forward(Batch((Tokens(np.full(36, 7, np.int32)),))).shape == (1, opened.card.dimensions)
+    with pytest.raises(OutOfMemory, match="no room for a row of 37 tokens, only for 36"):
+        opened.forward(Batch((Tokens(np.full(37, 7, np.int32)),)))
+    monkeypatch.setattr(room, "LEAST_TOKENS", 48)
+    with pytest.raises(ConfigError, match="for an input of 48 tokens"):
         load(bert, device="cpu", memory_fraction=0.5)
 
 

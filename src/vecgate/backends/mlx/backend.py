@@ -6,6 +6,7 @@ engines or HTTP: token ids go in, float32 rows come out. What it computes with i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -21,6 +22,10 @@ from vecgate.backends.mlx.pooling import Layer, dense, pool
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
 from vecgate.errors import BackendFailed, CheckpointError, ConfigError, DeviceLost, OutOfMemory
 
+log = logging.getLogger("vecgate.mlx")
+
+LEAST_TOKENS = 512
+"""A model that has no room for a row of so many is refused; a longer row without room fails alone."""
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 FULL = ("unable to allocate", "attempting to allocate", "resource limit", "insufficient memory", "outofmemory")
 """What MLX's errors say, in lower case, where memory or buffers ran out."""
@@ -36,7 +41,7 @@ def load(
     """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16.
 
     Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
-    device's memory, CheckpointError for files that do not make the whole model.
+    device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
     """
     family = _family(checkpoint)
     where = devices.find(device, memory_fraction)
@@ -44,11 +49,10 @@ def load(
     config = family.Config.read(checkpoint)
     stored = weights.read(checkpoint, config.names)
     needed = weights.needed_bytes(stored, config.names, compute)
-    token_bytes = config.token_bytes(checkpoint.max_tokens, compute.size)
-    batch_tokens = _batch_tokens(checkpoint, where, needed, token_bytes)
+    batch_tokens, longest = _room(checkpoint, where, needed, lambda row: row * config.token_bytes(row, compute.size))
     devices.end_with_thread()
     mx.set_default_device(where.place)
-    where.bound(needed, batch_tokens * token_bytes)
+    where.bound(needed, batch_tokens * config.token_bytes(longest, compute.size))
     model = family.Model(config)
     held = weights.fill(model, checkpoint, config.names, stored, compute)
     layers: tuple[Layer, ...] = ()
@@ -66,11 +70,11 @@ def load(
         batch_tokens=batch_tokens,
         weight_bytes=held + sum(weight.nbytes + (0 if bias is None else bias.nbytes) for weight, bias, _ in layers),
     )
-    return MLXBackend(checkpoint, card, where, model, layers, config.vocabulary)
+    return MLXBackend(checkpoint, card, where, model, layers, config.vocabulary, longest)
 
 
 class MLXBackend:
-    """One model on one device."""
+    """One model on one device. longest: the tokens of the longest row that there is room for."""
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class MLXBackend:
         model: Forward,
         layers: tuple[Layer, ...],
         vocabulary: int,
+        longest: int,
     ) -> None:
         self.card = card
         self._checkpoint = checkpoint
@@ -87,6 +92,7 @@ class MLXBackend:
         self._model: Forward | None = model
         self._layers = layers
         self._vocabulary = vocabulary
+        self._longest = longest
 
     def forward(self, batch: Batch) -> Vectors:
         model = self._model
@@ -122,6 +128,8 @@ class MLXBackend:
         for row in batch.rows:
             if not 0 < len(row) <= most:
                 raise BackendFailed(f"A row of {len(row)} tokens can't be computed: the model takes 1 to {most}.")
+            if len(row) > self._longest:
+                raise OutOfMemory(f"The device has no room for a row of {len(row)} tokens, only for {self._longest}.")
             if row.ids.min() < 0 or row.ids.max() >= self._vocabulary:
                 raise BackendFailed(f"A token id is outside the model's vocabulary of {self._vocabulary}.")
 
@@ -189,19 +197,30 @@ def _dtype(name: str, checkpoint: Checkpoint, device: Device, refused: Mapping[s
     return DTYPES[name]
 
 
-def _batch_tokens(checkpoint: Checkpoint, device: Device, needed: int, token_bytes: int) -> int:
-    """Tokens of one batch: what the device likes, halved until it fits; ConfigError where the longest row does not."""
+def _room(checkpoint: Checkpoint, device: Device, needed: int, row_bytes: Callable[[int], int]) -> tuple[int, int]:
+    """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit.
+
+    row_bytes: of a row so long. Raises ConfigError where a row of LEAST_TOKENS does not fit.
+    """
     held, longest = mx.get_active_memory(), checkpoint.max_tokens
-    tokens = max(device.batch_tokens, longest)
-    while held + needed + tokens * token_bytes > device.limit_bytes:
-        if tokens == longest:
+    free = device.limit_bytes - held - needed
+    while row_bytes(longest) > free:
+        if longest <= LEAST_TOKENS:
+            what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
             raise ConfigError(
-                f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(longest * token_bytes)} for its "
-                f"longest input, and {_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
+                f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(row_bytes(longest))} for {what}, and "
+                f"{_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
             )
+        longest = max(longest * 3 // 4, LEAST_TOKENS)
+    if longest < checkpoint.max_tokens:
+        log.warning(
+            "%s takes inputs of %d tokens; there is room for %d.", checkpoint.name, checkpoint.max_tokens, longest
+        )
+    tokens = max(device.batch_tokens, longest)
+    while tokens * row_bytes(longest) // longest > free:
         tokens = max(tokens // 2, longest)
-    return min(tokens, device.batch_tokens)
+    return min(tokens, device.batch_tokens), longest
 
 
 def _gib(count: int) -> str:

@@ -30,16 +30,16 @@ def load(
     """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16.
 
     Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
-    device's memory, CheckpointError for files that do not make the whole model.
+    device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
     """
     where = devices.find(device, memory_fraction)
     compute = room.dtype_for(dtype, checkpoint, where)
     found = families.find(checkpoint)
-    batch_tokens = room.batch_tokens(checkpoint, found, compute, where)
+    fits = room.room(checkpoint, found, compute, where)
     model = weights.read_model(checkpoint, found, compute)
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
-        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), batch_tokens, found.last_token)
+        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), fits, found.last_token)
     except RuntimeError as error:
         raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
 
@@ -53,6 +53,7 @@ class TorchBackend:
     """One model on one device.
 
     after: what float32 rows go through once pooled: sentence-transformers' Dense, or a decoder's score of a pair.
+    fits: the tokens of one batch, and of the longest row.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class TorchBackend:
         device: Device,
         model: PreTrainedModel,
         after: torch.nn.Sequential,
-        batch_tokens: int,
+        fits: tuple[int, int],
         last_token: bool,
     ) -> None:
+        batch_tokens, self._longest = fits
         self._checkpoint = checkpoint
         self._device = device
         self._model: PreTrainedModel | None = model
@@ -114,6 +116,8 @@ class TorchBackend:
         for row in batch.rows:
             if not 0 < len(row) <= most:
                 raise BackendFailed(f"A row of {len(row)} tokens can't be computed: the model takes 1 to {most}.")
+            if len(row) > self._longest:
+                raise OutOfMemory(f"The device has no room for a row of {len(row)} tokens, only for {self._longest}.")
             if row.ids.min() < 0 or row.ids.max() >= self._vocabulary:
                 raise BackendFailed(f"A token id is outside the model's vocabulary of {self._vocabulary}.")
 

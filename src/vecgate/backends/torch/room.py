@@ -5,6 +5,7 @@ Knows a checkpoint's figures and a device's, no files and no tensors.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from vecgate.backends.torch.families import Architecture
 from vecgate.core import Checkpoint
 from vecgate.errors import ConfigError
 
+log = logging.getLogger("vecgate.torch")
+
+LEAST_TOKENS = 512
+"""A model that has no room for a row of so many is refused; a longer row without room fails alone."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_FLOAT16 = ("gemma", "qwen3", "t5", "mt5", "umt5")
 """Families (by prefix) whose activations leave float16's range: EmbeddingGemma reaches 8e5, the limit is 65504."""
@@ -38,21 +43,32 @@ def dtype_for(name: str, checkpoint: Checkpoint, device: Device) -> torch.dtype:
     return DTYPES[name]
 
 
-def batch_tokens(checkpoint: Checkpoint, found: Architecture, dtype: torch.dtype, device: Device) -> int:
-    """Tokens of one batch: what the device likes, halved until it fits; ConfigError where the longest row does not."""
+def room(checkpoint: Checkpoint, found: Architecture, dtype: torch.dtype, device: Device) -> tuple[int, int]:
+    """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit.
+
+    Raises ConfigError where a row of LEAST_TOKENS does not.
+    """
     stored: torch.dtype = getattr(torch, checkpoint.stored_dtype)
     weights = checkpoint.weight_bytes * dtype.itemsize // stored.itemsize
-    held = sum(device.held())
-    tokens = max(device.batch_tokens, checkpoint.max_tokens)
-    while (needed := weights + batch_bytes(found, tokens, checkpoint.max_tokens, dtype)) + held > device.limit_bytes:
-        if tokens <= checkpoint.max_tokens:
+    held, longest = sum(device.held()), checkpoint.max_tokens
+    free = device.limit_bytes - held - weights
+    while (needed := batch_bytes(found, longest, longest, dtype)) > free:
+        if longest <= LEAST_TOKENS:
+            what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
             raise ConfigError(
-                f"{checkpoint.name} needs {_gib(weights)} for its weights in {name_of(dtype)} and {_gib(needed - weights)} "
-                f"for its longest input, and this process holds {_gib(held)}: more than DEVICE_MEMORY_FRACTION allows, "
+                f"{checkpoint.name} needs {_gib(weights)} for its weights in {name_of(dtype)} and {_gib(needed)} "
+                f"for {what}, and this process holds {_gib(held)}: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
             )
-        tokens = max(tokens // 2, checkpoint.max_tokens)
-    return min(tokens, device.batch_tokens)
+        longest = max(longest * 3 // 4, LEAST_TOKENS)
+    if longest < checkpoint.max_tokens:
+        log.warning(
+            "%s takes inputs of %d tokens; there is room for %d.", checkpoint.name, checkpoint.max_tokens, longest
+        )
+    tokens = max(device.batch_tokens, longest)
+    while batch_bytes(found, tokens, longest, dtype) > free:
+        tokens = max(tokens // 2, longest)
+    return min(tokens, device.batch_tokens), longest
 
 
 def batch_bytes(found: Architecture, tokens: int, longest: int, dtype: torch.dtype) -> int:
