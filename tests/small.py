@@ -55,11 +55,23 @@ def folder(path: Path, task: Task = "embed", dimensions: int = 8) -> Path:
     checkpoint(path, task)
     head = {"architectures": ["BertForSequenceClassification"], "num_labels": 1} if task == "rerank" else {}
     size = {"hidden_size": dimensions, "max_position_embeddings": MAX_TOKENS}
-    files = {
+    files: dict[str, Any] = {
         "config.json": {"model_type": "bert", "pad_token_id": 0, **size, **head},
         "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
     }
+    if task == "embed":
+        files["modules.json"] = [
+            {
+                "idx": at,
+                "name": str(at),
+                "path": f"{at}_{kind}" if at else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for at, kind in enumerate(("Transformer", "Pooling"))
+        ]
+        files["1_Pooling/config.json"] = {"pooling_mode_mean_tokens": True}
     for name, content in files.items():
+        (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text(json.dumps(content))
     (path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return path

@@ -241,7 +241,7 @@ def test_a_mistake_is_one_line_and_status_2(argv: list[str], words: str, folder:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["embed", "x", "--role", "poet"], "Role 'poet' does not exist for 'small'"),
+        (["embed", "x", "--role", "poet"], "'small:poet' does not exist here: the roles are query, document, passage"),
         (["embed", "x", "--dimensions", "9"], "dimensions is 9; 'small' allows 1 to 8 (at text 1)."),
         (["embed", "--model", "./judge", "x"], "No loaded model offers embeddings; served here: judge."),
         (["embed", "empty.jsonl"], "There is nothing to embed in empty.jsonl."),

@@ -143,7 +143,9 @@ def refusal(cwd: Path, **names: str) -> str:
 
 
 def test_task(tmp_path: Path) -> None:
-    model = told(small.folder(tmp_path / "reranker"), architectures=["BertForCausalLM"])
+    folder = small.folder(tmp_path / "reranker")
+    (folder / "modules.json").unlink()
+    model = told(folder, architectures=["BertForCausalLM"])
     assert "may embed (its tokenizer ends a text with [SEP])" in refusal(tmp_path, MODEL_NAME=model)
     assert "--task rerank" in refusal(tmp_path, MODEL_NAME=model)
     assert rows(tmp_path, MODEL_NAME=model, VECGATE_TASK="embed").shape == (2, 8)

@@ -120,8 +120,8 @@ def serve(settings: Settings) -> int:
     from vecgate.app import build
 
     address, port = server.free_place(settings.host, settings.port)
-    app, life = build(settings, partial(_announce, settings, port))
     with logs.logging_to(level=settings.log_level, form=settings.log_format):
+        app, life = build(settings, partial(_announce, settings, port))
         for warning in warnings(settings):
             log.warning(warning)
         url = _url(settings.host, port)
