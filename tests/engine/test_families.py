@@ -110,6 +110,18 @@ def test_a_conversion_without_a_recipe_gets_the_tables_and_says_so(
     assert "its files say nothing of pooling, so it is that of Qwen3-Embedding: last" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "family"), [("e5-mistral-7b-instruct-4bit", "mistral"), ("gte-Qwen2-1.5B-instruct-8bit", "qwen2")]
+)
+def test_a_name_of_the_table_says_the_task_of_a_conversion(tmp_path: Path, name: str, family: str) -> None:
+    """Their tokenizers forget the ending, so the name is all that tells them from chat models."""
+    folder = decoder.make(tmp_path / "snapshot", model_type=family)
+    found = read(folder, name=f"mlx-community/{name}")
+    assert (found.task, found.pooling, len(found.tail)) == ("embed", ("last",), 1)
+    with pytest.raises(CheckpointError, match=r"may rerank .* or embed \(its name is one of"):
+        read(folder, name=f"mlx-community/{name}-reranker")
+
+
 def test_the_files_win(minilm: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bge-small-en-v1.5"
     shutil.copytree(minilm, folder)

@@ -101,7 +101,9 @@ def read(
     stored = weights.find(root, allow_pickle=allow_pickle)
     words = Words(root) if speaks_last(said.config) else None
     ending = words.ending if words else None
-    signs = signs_of(name, stored.tensors, ending) if generates(said.config) and found is None else []
+    called = families.called(said.config, name)
+    known = (called.task, called.name) if called else None
+    signs = signs_of(name, stored.tensors, ending, known) if generates(said.config) and found is None else []
     for other, why in signs:
         if task not in (None, other):
             log.warning("%s is to %s, but its files look as if it were to %s: %s.", name, task, other, why)

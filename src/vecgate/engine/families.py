@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vecgate.core import PairTemplate, Pooling, Task
@@ -262,6 +262,12 @@ FAMILIES = (
 def find(config: Mapping[str, Any], name: str, task: Task, ending: str | None = None) -> Family | None:
     """The row of a model_type and a task that the name, the config or the tokenizer's `ending` identifies."""
     return next((row for row in FAMILIES if _fits(row, config, name, task, ending)), None)
+
+
+def called(config: Mapping[str, Any], name: str) -> Family | None:
+    """The row of a model_type that the checkpoint's name alone identifies."""
+    rows = (replace(row, by_ending=False, config={}) for row in FAMILIES if row.pattern is not None)
+    return next((row for row in rows if _fits(row, config, name, row.task, None)), None)
 
 
 def pair_form(instruction: str) -> PairTemplate:

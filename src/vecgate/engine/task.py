@@ -59,10 +59,13 @@ def declared(config: Mapping[str, Any], chain: Chain | None) -> Task | None:
     return None if generates(config) and chain is None else "embed"
 
 
-def signs_of(name: str, tensors: Collection[str], ending: str | None) -> list[tuple[Task, str]]:
+def signs_of(
+    name: str, tensors: Collection[str], ending: str | None, known: tuple[Task, str] | None = None
+) -> list[tuple[Task, str]]:
     """What a causal language model without a modules.json may be for, and by which sign, the strongest first.
 
-    ending: the special token that its tokenizer puts at the end of a text.
+    ending: the special token that its tokenizer puts at the end of a text. known: the task and the name of the family
+    that its name is one of.
     """
     signs: list[tuple[Task, str]] = []
     if tensors and not any(tensor.startswith(("model.", "language_model.")) for tensor in tensors):
@@ -73,6 +76,8 @@ def signs_of(name: str, tensors: Collection[str], ending: str | None) -> list[tu
         signs.append(("rerank", f"it is called {name}"))
     elif EMBED.search(name):
         signs.append(("embed", f"it is called {name}"))
+    if known is not None:
+        signs.append((known[0], f"its name is one of {known[1]}"))
     return signs
 
 
