@@ -533,6 +533,16 @@ def test_a_silent_body_times_out_and_closes() -> None:
     run(scene)
 
 
+def test_a_body_that_outlasts_the_request_is_told_of_its_deadline() -> None:
+    async def scene() -> None:
+        client = await Client(guarded(Inner(), request_timeout_s=0.0), length=10_000_000).ask()
+        assert client.status == 504
+        assert client.headers["connection"] == "close"
+        assert "REQUEST_TIMEOUT" in client.message
+
+    run(scene)
+
+
 def test_a_slow_body_has_as_long_as_its_bytes_earned() -> None:
     async def scene() -> None:
         guard = guarded(Inner(), body_grace_s=0.05, body_bytes_per_s=1)

@@ -281,7 +281,7 @@ class Guard:
             flight.unread = False
         if flight.ended == "draining":
             error: VecgateError = _draining()
-        elif flight.reading:
+        elif flight.reading and flight.due_s < flight.begun_s + self.request_timeout_s:
             error = BodyTimeout(
                 f"The body came too slowly: {flight.held_bytes} bytes so far; it may take {self.body_grace_s:g} s and "
                 f"a second for every {self.body_bytes_per_s} bytes."
