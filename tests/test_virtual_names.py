@@ -137,6 +137,22 @@ def test_every_name_that_is_listed_is_served(app: Whole) -> None:
         assert len(asked(app, WAYS["ollama"], model=one["name"])[1]) in (4, 8)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("text-embedding-3-small:passage", ("text-embedding-3-small:passage", "passage", 4)),
+        ("text-embedding-3-small:latest", ("text-embedding-3-small", None, 4)),
+        ("mine:document", ("mine:document", "document", 4)),
+        ("small:latest", ("small", None, 8)),
+    ],
+)
+def test_a_name_that_is_not_listed_is_told_for_what_it_does(
+    app: Whole, asked: str, told: tuple[str, str | None, int]
+) -> None:
+    one = app.get(f"/v1/models/{asked}").json()
+    assert (one["id"], one["role"], one["dimensions"]) == told
+
+
 def test_packed_bits_of_an_alias_need_whole_bytes(app: Whole) -> None:
     body = {"texts": [TEXT], "embedding_types": ["binary"], "model": "text-embedding-3-small"}
     answer = app.post("/v2/embed", body)

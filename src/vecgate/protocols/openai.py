@@ -264,8 +264,17 @@ async def retrieve_model(ask: Ask) -> Answer:
     asked = ask.parameters["model_id"].strip("/")
     name = ask.engine.resolve(asked)
     card = next(card for card in ask.engine.status().models if card.name == name)
-    virtual = next((one for one in card.virtual if one.name.casefold() == asked.casefold()), None)
-    return Answer(msgspec.json.encode(_model(card, virtual)))
+    return Answer(msgspec.json.encode(_model(card, _virtual(card, asked))))
+
+
+def _virtual(card: ModelCard, asked: str) -> VirtualName | None:
+    """What one of the model's names says beside the model. A role behind an alias is in no list; it keeps both."""
+    known = {one.name.casefold(): one for one in card.virtual}
+    if (listed := known.get(asked.casefold())) is not None:
+        return listed
+    base, _, tag = asked.casefold().rpartition(":")
+    alias, role = known.get(base), known.get(f"{card.name.casefold()}:{tag}")
+    return VirtualName(asked, role.role, alias.dimensions) if alias and role else alias or role
 
 
 def _model(card: ModelCard, virtual: VirtualName | None = None) -> Model:
