@@ -267,6 +267,24 @@ def test_on_a_shared_path_what_fails_late_is_told_in_the_dialect_of_the_body(
     assert (answer.status_code, answer.json().keys()) == (status, fields)
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_every_path_that_reranks_takes_the_body_of_every_dialect(tmp_path: Path, path: str) -> None:
+    with Whole(tmp_path) as app:
+        cohere, tei, native = (app.post(path, {"query": "a", key: ["b"]}) for key in ("documents", "texts", "passages"))
+        wrong = app.post(path, {"query": "a", "passages": []})
+    assert cohere.json()["results"][0].keys() == {"index", "relevance_score"}
+    assert tei.json()[0].keys() == {"index", "score"}
+    assert native.json()["results"][0].keys() == {"text", "score", "index"}
+    assert (wrong.status_code, wrong.json().keys()) == (400, {"error", "message"})
+
+
+@pytest.mark.parametrize(("key", "status"), [("inputs", 422), ("texts", 400)], ids=["tei", "native"])
+def test_what_is_no_json_is_told_in_the_dialect_it_began_in(tmp_path: Path, key: str, status: int) -> None:
+    with Whole(tmp_path) as app:
+        answer = app.post("/embed", b'{"%b": "half of an emoji \\ud83d"}' % key.encode())
+    assert (answer.status_code, "error_type" in answer.json()) == (status, key == "inputs")
+
+
 def test_what_litestar_refuses_beside_paths_and_methods_is_unforeseen() -> None:
     scope: Any = {"type": "http", "path": "/x", "method": "GET"}
     with pytest.raises(HTTPException):

@@ -172,8 +172,8 @@ def test_an_error_without_a_body_has_no_content() -> None:
 def test_a_shared_path_shows_every_body() -> None:
     body = DOCUMENT["paths"]["/v2/rerank"]["post"]["requestBody"]["content"]["application/json"]
     names = [one["$ref"].rpartition("/")[2] for one in body["schema"]["oneOf"]]
-    assert names == ["CohereRerank", "TeiRerank"]
-    assert list(body["examples"]) == ["cohere: documents", "tei: texts"]
+    assert names == ["CohereRerank", "RerankBody", "TeiRerank"]
+    assert list(body["examples"]) == ["cohere: documents", "native: passages", "tei: texts"]
 
 
 def test_a_probe_documents_its_own_503() -> None:

@@ -61,7 +61,7 @@ def finder(keys: Sequence[str]) -> Callable[[bytes], int | None]:
     """What tells which of the keys a body holds, by its place; a single key needs no look.
 
     "outer.inner" is a key of an object within. One that holds null counts where no other is there. A body that is no
-    JSON object holds the first: the decoder of what that stands for will say what is wrong.
+    JSON object holds the one that is written first in it, else the first: its decoder will say what is wrong.
     """
     if len(keys) < 2:
         return lambda _: 0
@@ -80,10 +80,16 @@ def finder(keys: Sequence[str]) -> Callable[[bytes], int | None]:
                     return at
                 null = at if null is None else null
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return 0
+            return _written([name or key for key, _, name in names], raw[:INLINE_BYTES])
         return null
 
     return find
+
+
+def _written(keys: Sequence[str], start: bytes) -> int:
+    """The place of the key that is written first in what is no JSON: its error has a dialect, too."""
+    places = [start.find(b'"%b"' % key.encode()) for key in keys]
+    return min(range(len(keys)), key=lambda at: (places[at] < 0, places[at], at))
 
 
 def _decoder_of(names: set[str]) -> msgspec.json.Decoder[Any]:

@@ -290,7 +290,8 @@ ROUTES = (
     ),
     Route(
         method="POST",
-        paths=("/rerank",),
+        # The versioned two are Cohere's, of which a client may have typed one as the server's base.
+        paths=("/rerank", "/v1/rerank", "/v2/rerank"),
         handle=rerank_short,
         render=render,
         summary="Order passages by how well they answer a query.",
