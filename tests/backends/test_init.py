@@ -74,6 +74,8 @@ def test_what_is_asked_for_is_taken(mlx: None) -> None:
 def test_mlx_for_a_family_it_does_not_have_is_one_sentence(mlx: None) -> None:
     with pytest.raises(ConfigError, match=r"BACKEND=mlx can't serve the family 't5'.*torch.*bert"):
         choose("mlx", "t5", **MAC)
+    with pytest.raises(ConfigError, match=r"BACKEND=mlx can't serve the family 'mamba'; nor can torch; MLX has bert"):
+        choose("mlx", "mamba", **MAC)
 
 
 @pytest.mark.parametrize("requested", ["torch", "auto"])

@@ -80,7 +80,8 @@ def choose(
         name, why = requested, "asked for"
     require(name)
     if name == "mlx" and family not in _mlx_families():
-        raise ConfigError(f"BACKEND=mlx can't serve the family {family!r}; use BACKEND=torch, or one of {_known()}.")
+        other = "use BACKEND=torch, or one of" if task in TORCH.get(family, ()) else "nor can torch; MLX has"
+        raise ConfigError(f"BACKEND=mlx can't serve the family {family!r}; {other} {_known()}.")
     if name == "torch" and task not in TORCH.get(family, ()):
         raise ConfigError(not_on_torch(family, task))
     return name, why
