@@ -115,7 +115,11 @@ class DeadlineExceeded(VecgateError):
 
 
 class BackendFailed(VecgateError):
-    pass
+    """`lasting`: the same input fails again, so that another try is lost time."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class OutOfMemory(BackendFailed):

@@ -327,6 +327,7 @@ def test_the_table_of_errors_leaves_none_out_and_is_never_409() -> None:
         (errors.NotReady("no", None), {"x-should-retry": "false"}),
         (errors.DeadlineExceeded("no"), {"x-should-retry": "false"}),
         (errors.BackendFailed("no"), {}),
+        (errors.BackendFailed("no", lasting=True), {"x-should-retry": "false"}),
     ],
 )
 def test_headers_say_whether_to_come_back(raised: errors.VecgateError, headers: dict[str, str]) -> None:

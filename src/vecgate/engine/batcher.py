@@ -263,7 +263,9 @@ def _attempt(backend: Backend, items: list[Item]) -> list[Outcome] | VecgateErro
         failed = error if isinstance(error, VecgateError) else BackendFailed("The model failed on this input.")
         failed.__cause__ = failed.__context__ = None
         return failed.with_traceback(None)
-    return [row if _usable(row) else _Unusable("The model gave no usable row for this input.") for row in rows]
+    return [
+        row if _usable(row) else _Unusable("The model gave no usable row for this input.", lasting=True) for row in rows
+    ]
 
 
 def _usable(row: Vectors) -> bool:

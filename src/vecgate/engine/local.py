@@ -318,7 +318,7 @@ def unit(vectors: Vectors) -> Vectors:
     """Rows of length 1, float32; a row without direction (all zero) is a failure, never an answer."""
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     if not (norms > 0.0).all():
-        raise BackendFailed("The model gave a row without length for this input.")
+        raise BackendFailed("The model gave a row without length for this input.", lasting=True)
     scaled: Vectors = (vectors / norms[:, None]).astype(np.float32)
     return scaled
 

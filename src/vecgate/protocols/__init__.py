@@ -23,6 +23,7 @@ from litestar.types import ASGIApp, Method, Receive, Scope, Send
 
 from vecgate.core import Applied, Call, Cut, Engine, Record
 from vecgate.errors import (
+    BackendFailed,
     DeadlineExceeded,
     EmptyInput,
     InvalidRequest,
@@ -332,7 +333,8 @@ def headers_of_error(error: VecgateError) -> dict[str, str]:
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    if isinstance(error, DeadlineExceeded) or (isinstance(error, NotReady) and retry_after_s is None):
+    failed = isinstance(error, NotReady) and retry_after_s is None
+    if failed or isinstance(error, DeadlineExceeded) or (isinstance(error, BackendFailed) and error.lasting):
         headers["x-should-retry"] = "false"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
