@@ -154,6 +154,8 @@ def test_ids_stop_where_the_models_rows_do(tiny: Tiny) -> None:
     checkpoint = read(tiny("bert"))
     few = Tokenizer(replace(checkpoint, config={**checkpoint.config, "vocab_size": 50}))
     assert few.vocab_size == 50
+    with pytest.raises(InvalidRequest, match=r"Input 1 holds '.+', for which .* has no row"):
+        few.encode(["the", "hello world"], "", 64, "end")
     with pytest.raises(InvalidRequest, match=r"token id 50.*\(0 to 49\)"):
         few.encode([[50]], "", 64, "end")
 

@@ -240,7 +240,11 @@ class Tokenizer:
     def _row(self, ids: list[int], index: int) -> Ids:
         if not ids:
             raise InvalidRequest(f"Input {index} is empty, and {self._name} has no special token to embed.", "input")
-        return np.array(ids, dtype=np.int32)
+        row = np.array(ids, dtype=np.int32)
+        if row.max() >= self.vocab_size:  # Gemma's tokenizer knows one token more than EmbeddingGemma has rows for
+            text = self._inner.id_to_token(int(row.max()))
+            raise InvalidRequest(f"Input {index} holds {text!r}, for which {self._name} has no row.", "input")
+        return row
 
     # the model's own ids
 
