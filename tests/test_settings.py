@@ -348,6 +348,13 @@ def test_truncate(tmp_path: Path) -> None:
     body = {"input": "dogs " * 30}
     cut = post(tmp_path, EMBED, body)
     assert (cut.status_code, cut.headers["x-vecgate-truncated"]) == (200, "0:32>12")
+    other = {"input": "cat " * 20 + "dogs " * 10}
+    kept = post(tmp_path, EMBED, {"input": "dogs " * 10})
+    for path in (EMBED, "/api/embed"):
+        last = post(tmp_path, path, other, VECGATE_TRUNCATE="start")
+        assert last.headers["x-vecgate-truncated"] == "0:32>12"
+    first = post(tmp_path, EMBED, other, VECGATE_TRUNCATE="start")
+    assert first.json()["data"] == kept.json()["data"]
     refused = post(tmp_path, EMBED, body, VECGATE_TRUNCATE="refuse")
     assert refused.status_code == 400
     assert re.search(r"32.*12", refused.json()["error"]["message"])

@@ -22,7 +22,7 @@ BackendName = Literal["auto", "mlx", "torch", "fake"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["json", "console"]
-Truncate = Literal["end", "refuse"]
+Truncate = Literal["end", "start", "refuse"]
 TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
 Task = Literal["embed", "rerank"]
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
@@ -128,7 +128,7 @@ BACKENDS = one_of("auto", "mlx", "torch", "fake", note=" (fake is for tests)")
 DTYPES = one_of("auto", "float32", "bfloat16", "float16")
 LEVELS = one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = one_of("json", "console")
-CUTS = one_of("end", "refuse")
+CUTS = one_of("end", "start", "refuse")
 TASKS = one_of("embed", "rerank")
 POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
 ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
@@ -212,7 +212,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_DTYPE", DTYPES,
             "The number type of the weights; auto is float32 on a CPU, the checkpoint's own on a GPU."),
     Setting("VECGATE_TRUNCATE", CUTS,
-            "An input over the model's limit loses its end, which the answer reports, or is refused."),
+            "An input over the model's limit loses its end or its start, which the answer reports, or is refused."),
     Setting("VECGATE_TOKEN_IDS", ID_TABLES, "Whose ids token arrays hold; auto decides once per request or refuses."),
     Setting("VECGATE_CACHE_DIR", FOLDER, "Where vecgate keeps what it fetched and what it checked."),
     Setting("TIKTOKEN_CACHE_DIR", OTHER_FOLDER,

@@ -198,7 +198,7 @@ def _resolve(ask: Ask, asked: str | None, task: Task | None = None) -> str:
 def _cut(truncate: bool | None, default: Cut) -> Cut:
     if truncate is None:
         return default
-    return "end" if truncate else "refuse"
+    return ("end" if default == "refuse" else default) if truncate else "refuse"
 
 
 def _embedders(ask: Ask) -> Iterator[ModelCard]:

@@ -276,7 +276,9 @@ def _cut(ask: Ask, body: Truncation) -> Cut:
         message = f"truncation_direction does not take {shown(direction)}; it takes Left and Right."
         raise InvalidRequest(message, "truncation_direction")
     refuses = ask.site.cut == "refuse" if body.truncate is None else not body.truncate
-    return "refuse" if refuses else DIRECTIONS[(direction or "right").casefold()]
+    if direction is None:
+        return "refuse" if refuses else "start" if ask.site.cut == "start" else "end"
+    return "refuse" if refuses else DIRECTIONS[direction.casefold()]
 
 
 def _headers(ask: Ask, applied: Applied, characters: int, total_s: float) -> dict[str, str]:
