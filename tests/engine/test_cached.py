@@ -26,10 +26,12 @@ def put(home: Path, repo: str, revision: str, made: Path) -> Path:
     (root / "blobs").mkdir(exist_ok=True)
     (root / "refs").mkdir(exist_ok=True)
     (root / "refs" / "main").write_text(revision)
-    for path in made.iterdir():
+    for path in (path for path in made.rglob("*") if path.is_file()):
         blob = root / "blobs" / sha256(path.read_bytes()).hexdigest()
         blob.write_bytes(path.read_bytes())
-        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+        link = snapshot / path.relative_to(made)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
     return snapshot
 
 
@@ -90,7 +92,7 @@ def test_a_revision_goes_and_what_others_share_stays(home: Path) -> None:
     assert done.stdout.endswith("freed.\n")
     assert list(listed(home)) == [("org/broken", OTHER), ("org/judge", OTHER), ("org/small", NEW)]
     kept = home / "hub" / "models--org--small" / "snapshots" / NEW
-    assert all(path.resolve(strict=True).read_bytes() for path in kept.iterdir())
+    assert all(path.resolve(strict=True).read_bytes() for path in kept.rglob("*") if path.is_symlink())
 
 
 def test_a_model_goes_whole(home: Path) -> None:
