@@ -3,7 +3,7 @@
 compat_fixtures/<protocol>/<route>/<case>.json is {"source", "request", "response"}: request has method, path, headers and
 body (JSON) or text (as it stood); response has status, body (a list where it is NDJSON) and those headers that matter. In a
 response "<number>", "<string>" and "<anything>" stand for what differs from call to call; numbers agree to 1e-6, packed
-vectors too.
+vectors too. Where an error needs a server of its own there is "server" too: settings, and the error that its engine raises.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.protocols import stub
+from vecgate import errors
 from vecgate.app import create_app
 from vecgate.protocols import PROTOCOLS
 from vecgate.settings import Settings
@@ -35,14 +36,23 @@ def tables() -> Path:
     return Path(found.submodule_search_locations[0], "litellm_core_utils", "tokenizers")
 
 
-def replay(request: dict[str, Any]) -> httpx.Response:
+def served(server: dict[str, Any]) -> Any:
+    """The app that a fixture's "server" describes: {"settings": {...}, "error": {"type", ...}}."""
+    told = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in server.get("settings", {}).items()
+    }
+    raised = dict(server.get("error", {}))
+    fail = getattr(errors, raised.pop("type"))(raised.pop("message"), **raised) if raised else None
+    return create_app(Settings(tiktoken_dir=tables(), **told), stub.StubEngine(fail=fail))
+
+
+def replay(request: dict[str, Any], server: dict[str, Any]) -> httpx.Response:
     content = request["text"].encode() if "text" in request else None
     if "body" in request:
         content = json.dumps(request["body"]).encode()
 
     async def go() -> httpx.Response:
-        app = create_app(Settings(tiktoken_dir=tables()), stub.StubEngine())
-        transport = httpx.ASGITransport(app=app)
+        transport = httpx.ASGITransport(app=served(server))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9000") as client:
             return await client.request(
                 request["method"], request["path"], headers=request.get("headers"), content=content
@@ -75,8 +85,8 @@ def unpacked(text: str) -> list[float]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.relative_to(FOLDER).with_suffix("").as_posix())
 def test_a_recorded_exchange_is_answered_as_recorded(case: Path) -> None:
     fixture = json.loads(case.read_text("utf-8"))
-    assert fixture.keys() == {"source", "request", "response"}
-    want, got = fixture["response"], replay(fixture["request"])
+    assert fixture.keys() - {"server"} == {"source", "request", "response"}
+    want, got = fixture["response"], replay(fixture["request"], fixture.get("server", {}))
     assert got.status_code == want["status"], got.text
     headers = want.get("headers", {})
     assert {name: got.headers.get(name) for name in headers} == headers
