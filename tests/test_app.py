@@ -278,10 +278,11 @@ def test_every_path_that_reranks_takes_the_body_of_every_dialect(tmp_path: Path,
     assert (wrong.status_code, wrong.json().keys()) == (400, {"error", "message"})
 
 
+@pytest.mark.parametrize("text", [b"half of an emoji \\ud83d", b"no UTF-8 \xff"], ids=["a lone surrogate", "a byte"])
 @pytest.mark.parametrize(("key", "status"), [("inputs", 422), ("texts", 400)], ids=["tei", "native"])
-def test_what_is_no_json_is_told_in_the_dialect_it_began_in(tmp_path: Path, key: str, status: int) -> None:
+def test_what_is_no_json_is_told_in_the_dialect_it_began_in(tmp_path: Path, key: str, status: int, text: bytes) -> None:
     with Whole(tmp_path) as app:
-        answer = app.post("/embed", b'{"%b": "half of an emoji \\ud83d"}' % key.encode())
+        answer = app.post("/embed", b'{"%b": "%b"}' % (key.encode(), text))
     assert (answer.status_code, "error_type" in answer.json()) == (status, key == "inputs")
 
 

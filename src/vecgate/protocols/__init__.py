@@ -222,6 +222,7 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             body = None
             if route.body is not None:
                 raw = await _read(receive)
+                route = bodied[bodies.written(keys, raw)]  # in whose dialect it is told that a body can't be read
                 await bodies.aside(gate, raw, bodies.check)
                 at = await bodies.aside(gate, raw, find)
                 route = speaker if at is None else bodied[at]

@@ -80,15 +80,16 @@ def finder(keys: Sequence[str]) -> Callable[[bytes], int | None]:
                     return at
                 null = at if null is None else null
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return _written([name or key for key, _, name in names], raw[:INLINE_BYTES])
+            return written(keys, raw)
         return null
 
     return find
 
 
-def _written(keys: Sequence[str], start: bytes) -> int:
-    """The place of the key that is written first in what is no JSON: its error has a dialect, too."""
-    places = [start.find(b'"%b"' % key.encode()) for key in keys]
+def written(keys: Sequence[str], raw: bytes) -> int:
+    """The place of the key that is written first in what is no JSON, else 0: its error has a dialect, too."""
+    start = raw[:INLINE_BYTES]
+    places = [start.find(b'"%b"' % key.rpartition(".")[2].encode()) for key in keys]
     return min(range(len(keys)), key=lambda at: (places[at] < 0, places[at], at))
 
 
