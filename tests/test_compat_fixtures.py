@@ -38,7 +38,7 @@ def tables() -> Path:
 
 def served(server: dict[str, Any]) -> Any:
     """The app that a fixture's "server" describes: {"settings": {...}, "error": {"type", ...}}."""
-    told = {
+    told: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in server.get("settings", {}).items()
     }
     raised = dict(server.get("error", {}))
