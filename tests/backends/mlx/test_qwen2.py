@@ -15,7 +15,7 @@ import transformers
 
 from tests.backends.mlx.alike import copied, renamed
 from tests.backends.mlx.decoders import SIZES, assert_alike, embedder, reranker, rows_of, vary
-from vecgate.backends.mlx import qwen2
+from vecgate.backends.mlx import causal
 from vecgate.core import Checkpoint
 from vecgate.errors import CheckpointError
 
@@ -62,7 +62,7 @@ def test_logits_equal_transformers(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("mistake", ["causal", "pads seen"])
 def test_a_mistake_shows(both_ways: Any, checkpoint: Checkpoint, mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qwen2, "visible", lambda rows, **given: "causal" if mistake == "causal" else None)
+    monkeypatch.setattr(causal, "visible", lambda rows, **given: "causal" if mistake == "causal" else None)
     with pytest.raises(AssertionError, match="Not equal"):
         assert_alike(both_ways, checkpoint)
 

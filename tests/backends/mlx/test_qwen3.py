@@ -155,7 +155,7 @@ def test_bfloat16_is_near(checkpoint: Checkpoint, judging: Checkpoint) -> None:
 
 def left_out(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
     if mistake == "causal mask":
-        monkeypatch.setattr(qwen3, "visible", lambda rows, **given: rows.mask)
+        monkeypatch.setattr(causal, "visible", lambda rows, **given: rows.mask)
     elif mistake == "q and k norms":
         monkeypatch.setattr(
             qwen3.Attention,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -227,3 +227,58 @@ class Gated(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         out: mx.array = self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
         return out
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward, each on its input's norm and added to it."""
+
+    def __init__(self, attention: nn.Module, sizes: Sizes) -> None:
+        super().__init__()
+        self.self_attn = attention
+        self.mlp = Gated(sizes)
+        self.input_layernorm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+        self.post_attention_layernorm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+
+    def __call__(self, x: mx.array, turn: Activation, mask: Mask) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), turn, mask)
+        out: mx.array = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Shape(Protocol):
+    """What a Decoder must know: reaches holds how far each layer sees, head_rows is 0 without a head."""
+
+    @property
+    def sizes(self) -> Sizes: ...
+    @property
+    def rotary(self) -> Rotary: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def reaches(self) -> tuple[int | None, ...]: ...
+    @property
+    def head_rows(self) -> int: ...
+
+
+class Decoder(nn.Module):
+    """rows -> (B, L, H) hidden states, or (B, 1) logits of a reranker; a layer for each attention."""
+
+    def __init__(self, config: Shape, attentions: Sequence[nn.Module]) -> None:
+        super().__init__()
+        sizes = config.sizes
+        self.embed_tokens = nn.Embedding(sizes.vocabulary, sizes.hidden)
+        self.layers = [Block(attention, sizes) for attention in attentions]
+        self.norm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
+        if config.head_rows:
+            self.head = Head(config.head_rows, sizes.hidden)
+        self._config = config
+        self._turn = config.rotary.turn()
+
+    def __call__(self, rows: Rows) -> mx.array:
+        config = self._config
+        masks = {reach: visible(rows, causal=config.causal, reach=reach) for reach in set(config.reaches)}
+        x = self.embed_tokens(rows.ids)
+        for layer, reach in zip(self.layers, config.reaches):
+            x = layer(x, self._turn, masks[reach])
+        x = self.norm(x)
+        return self.head(x, rows) if config.head_rows else x

@@ -11,8 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from vecgate.backends.mlx.causal import (
-    Gated,
-    Head,
+    Decoder,
     Mask,
     Rotary,
     Sizes,
@@ -21,9 +20,8 @@ from vecgate.backends.mlx.causal import (
     heads,
     names,
     reaches,
-    visible,
 )
-from vecgate.backends.mlx.layers import Activation, Rows
+from vecgate.backends.mlx.layers import Activation
 from vecgate.backends.mlx.weights import Names
 from vecgate.core import Checkpoint
 
@@ -90,39 +88,6 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Model(Decoder):
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        sizes = config.sizes
-        self.self_attn = Attention(config)
-        self.mlp = Gated(sizes)
-        self.input_layernorm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
-        self.post_attention_layernorm = nn.RMSNorm(sizes.hidden, eps=sizes.eps)
-
-    def __call__(self, x: mx.array, turn: Activation, mask: Mask) -> mx.array:
-        x = x + self.self_attn(self.input_layernorm(x), turn, mask)
-        out: mx.array = x + self.mlp(self.post_attention_layernorm(x))
-        return out
-
-
-class Model(nn.Module):
-    """rows -> (B, L, H) hidden states, or (B, 1) logits of a reranker."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.sizes.vocabulary, config.sizes.hidden)
-        self.layers = [Block(config) for _ in range(config.sizes.layers)]
-        self.norm = nn.RMSNorm(config.sizes.hidden, eps=config.sizes.eps)
-        if config.head_rows:
-            self.head = Head(config.head_rows, config.sizes.hidden)
-        self._config = config
-        self._turn = config.rotary.turn()
-
-    def __call__(self, rows: Rows) -> mx.array:
-        config = self._config
-        masks = {reach: visible(rows, causal=config.causal, reach=reach) for reach in set(config.reaches)}
-        x = self.embed_tokens(rows.ids)
-        for layer, reach in zip(self.layers, config.reaches):
-            x = layer(x, self._turn, masks[reach])
-        x = self.norm(x)
-        return self.head(x, rows) if config.head_rows else x
+        super().__init__(config, [Attention(config) for _ in range(config.sizes.layers)])
