@@ -30,6 +30,7 @@ from vecgate.errors import (
 )
 from vecgate.flight import Flight, Receive, Scope, Send, replay, reply, work
 from vecgate.logs import stack
+from vecgate.turns import Turns
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Render = Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]
@@ -96,6 +97,7 @@ class Guard:
         self._hosts = access.Hosts.of(hosts, bind_host)
         self._origins = access.Origins.of(origins)
         self._flights: set[Flight] = set()
+        self._turns = Turns()
         self._idle = asyncio.Event()
 
     @property
@@ -215,6 +217,8 @@ class Guard:
     async def _run(self, flight: Flight, scope: Scope, receive: Receive) -> None:
         try:
             body = await self._read(flight, receive)
+            if not access.is_probe(flight.method, flight.path):
+                await self._turns.take()
             await self._hand_over(flight, scope, body, receive)
         except VecgateError as error:
             await self._refuse(flight, error)

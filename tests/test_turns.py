@@ -1,0 +1,101 @@
+"""One turn a pass of the loop, in order, whoever leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vecgate.flight import Message, Receive, Scope, Send
+from vecgate.guard import Guard
+from vecgate.turns import Turns
+
+
+async def passes(seen: list[str], count: int) -> None:
+    """What is ready in each of the next passes of the loop."""
+    for _ in range(count):
+        seen.append("pass")
+        await asyncio.sleep(0)
+
+
+def test_who_comes_during_a_burst_does_not_wait_for_its_end() -> None:
+    async def main() -> list[str]:
+        turns, seen = Turns(), list[str]()
+
+        async def work(name: str) -> None:
+            await turns.take()
+            seen.append(name)
+
+        burst = [asyncio.create_task(work(str(at))) for at in range(5)]
+        await asyncio.gather(*burst, passes(seen, 6))
+        return seen
+
+    seen = asyncio.run(main())
+    assert [one for one in seen if one != "pass"] == ["0", "1", "2", "3", "4"]
+    assert not [at for at, one in enumerate(seen[:-1]) if one != "pass" and seen[at + 1] != "pass" and at > 0]
+
+
+def test_who_is_alone_does_not_wait() -> None:
+    async def main() -> None:
+        turns = Turns()
+        for _ in range(3):
+            turn = turns.take()
+            try:
+                turn.send(None)
+            except StopIteration:
+                pass
+            else:
+                raise AssertionError("it waited")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_a_turn_that_is_not_wanted_any_more_goes_to_the_next() -> None:
+    async def main() -> list[int]:
+        turns, seen = Turns(), list[int]()
+
+        async def work(at: int) -> None:
+            await turns.take()
+            seen.append(at)
+
+        tasks = [asyncio.create_task(work(at)) for at in range(4)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        tasks[2].cancel()
+        await asyncio.wait_for(tasks[3], 10)
+        return seen
+
+    assert asyncio.run(main()) == [0, 3]
+
+
+def test_a_probe_is_answered_in_the_middle_of_a_burst() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        begun.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask(guard: Guard, method: str, path: str) -> None:
+        told: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+        async def receive() -> Message:
+            return told.pop() if told else await asyncio.Future()
+
+        async def send(_message: Message) -> None: ...
+
+        await guard(
+            {"type": "http", "method": method, "path": path, "headers": [(b"host", b"localhost")], "client": None},
+            receive,
+            send,
+        )
+
+    async def main() -> None:
+        guard = Guard(app, render=lambda _path, _error: (500, {}, b""))
+        burst = [asyncio.create_task(ask(guard, "POST", "/embed")) for _ in range(50)]
+        await asyncio.sleep(0)
+        await asyncio.gather(ask(guard, "GET", "/health/live"), *burst)
+
+    asyncio.run(main())
+    assert len(begun) == 51
+    assert begun.index("/health/live") < 10
