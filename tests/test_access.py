@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vecgate import access
-from vecgate.access import Headers, Hosts, Keys, Origins, canonical
+from vecgate.access import Headers, Hosts, Origins, canonical
 from vecgate.errors import ConfigError, Forbidden, InvalidRequest, UnsupportedEncoding
 
 
@@ -230,36 +230,6 @@ def test_pages_of_this_server_may_call_it_under_a_name_of_its_own() -> None:
         origin_of("http://192.168.1.7:9001", host="192.168.1.7:9000")
     with pytest.raises(Forbidden):  # a rebound name is no name of ours, even where ALLOWED_HOSTS lets it pass
         origin_of("http://evil.example:9000", host="evil.example:9000")
-
-
-@pytest.mark.parametrize(
-    ("headers", "found"),
-    [
-        ({b"authorization": b"Bearer one"}, 0),
-        ({b"authorization": b"bearer  two"}, 1),
-        ({b"api-key": b"two"}, 1),
-        ({b"x-api-key": b"one"}, 0),
-        ({b"authorization": b"Bearer undefined", b"api-key": b"one"}, 0),
-        ({b"authorization": "Bearer schl\u00fcssel".encode()}, 2),
-        ({b"authorization": b"Bearer undefined"}, None),
-        ({b"authorization": b"Bearer on"}, None),
-        ({b"authorization": b"Bearer ONE"}, None),
-        ({b"authorization": b"Bearer "}, None),
-        ({b"authorization": b"one"}, None),
-        ({b"authorization": b"Basic one"}, None),
-        ({b"authorization": b"Bearer \xff\xfe"}, None),
-        ({b"api-key": b""}, None),
-        ({b"cookie": b"one"}, None),
-        ({}, None),
-    ],
-)
-def test_a_key_opens(headers: Headers, found: int | None) -> None:
-    assert Keys.of(("one", "two", "schl\u00fcssel")).find(headers) == found
-
-
-def test_an_empty_key_stops_the_start() -> None:
-    with pytest.raises(ConfigError, match="API_KEY"):
-        Keys.of(("good", " "))
 
 
 @pytest.mark.parametrize(

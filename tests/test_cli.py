@@ -20,7 +20,7 @@ import pytest
 
 from tests import small
 from tests.test_banner import status
-from vecgate import __version__, cli, logs, server
+from vecgate import __version__, cli, logs, place, server
 from vecgate.core import Status
 from vecgate.protocols import token_ids
 from vecgate.settings import SETTINGS, Settings
@@ -189,7 +189,7 @@ def test_serve_says_where_it_listens_and_what_is_dangerous(
     monkeypatch: pytest.MonkeyPatch, capsys: Said, folder: Path, host: str, address: str, shown: str
 ) -> None:
     ran: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(server, "free_place", lambda host, port: (host, 7005))
+    monkeypatch.setattr(place, "free_place", lambda host, port, tls: place.Place(host, 7005, tls))
 
     def run(_app: object, _life: object, *rest: Any) -> int:
         ran.append(rest)
@@ -205,7 +205,7 @@ def test_serve_says_where_it_listens_and_what_is_dangerous(
         drain_timeout_s=3.0,
     )
     assert cli.serve(settings) == 0
-    assert ran == [(address, 7005, 3.0)]
+    assert ran == [(place.Place(address, 7005), 3.0)]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "WARNING" in lines[0]
@@ -385,17 +385,17 @@ def ready(tmp_path: Path) -> Status:
 def test_a_person_gets_a_banner(host: str, shown: str, tmp_path: Path, capsys: Said) -> None:
     settings = Settings(log_format="console", host=host)
     with logs.logging_to(form="console"):
-        cli._announce(settings, 7, ready(tmp_path / "ready"))
+        cli._announce(settings, place.Place(port=7), ready(tmp_path / "ready"))
     err = capsys.readouterr().err
     assert f'OpenAI(base_url="{shown}/v1", api_key="unused")' in err
     with logs.logging_to(level="ERROR", form="console"):
-        cli._announce(settings, 7, ready(tmp_path / "ready"))
+        cli._announce(settings, place.Place(port=7), ready(tmp_path / "ready"))
     assert capsys.readouterr().err == ""
 
 
 def test_a_machine_gets_one_line_of_json(tmp_path: Path, capsys: Said) -> None:
     with logs.logging_to():
-        cli._announce(Settings(), 7, ready(tmp_path / "ready"))
+        cli._announce(Settings(), place.Place(port=7), ready(tmp_path / "ready"))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert lines[-1]["message"] == "Ready at http://127.0.0.1:7."
     assert lines[-1]["models"][0]["dimensions"] == 8

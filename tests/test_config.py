@@ -116,6 +116,19 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
         ["hunter2 hunter2", '["hunter2", 1]', "hünter2", '["hunter2"'],
         ['"hunter2 hunter2"', "[1]", "7777777", '["hunter2", "hün"]'],
     ),
+    "api_key_file": (
+        ["keys1", "keys2"],
+        [Path("keys1"), Path("keys2")],
+        ['"keys1"', '"keys2"'],
+        ["hunter2\x07"],
+        ["1", '["keys1"]'],
+    ),
+    "rate_limit": (["3", "4"], [3, 4], ["3", "4"], *WRONG_COUNT),
+    "key_concurrency": (["3", "4"], [3, 4], ["3", "4"], *WRONG_COUNT),
+    "tls_cert": (["/a", "b"], [Path("/a"), Path("b")], ['"/a"', '"b"'], ["a\nb"], ["1", "[]"]),
+    "tls_key": (["/a", "b"], [Path("/a"), Path("b")], ['"/a"', '"b"'], ["a\nb"], ["1", "[]"]),
+    "uds": (["/a", "b"], [Path("/a"), Path("b")], ['"/a"', '"b"'], ["a\nb"], ["1", "[]"]),
+    "uds_mode": (["660", "0o666"], [0o660, 0o666], ['"0660"', '"666"'], ["400", "888", "66", "rw"], ["0o660", '"4"']),
 }
 SWITCHES = ("reload", "offline", "allow_pickle", "ignore_code")
 EACH = [pytest.param(BY_KEY[key], *sample[:3], id=key) for key, sample in SAMPLES.items()]
@@ -152,7 +165,10 @@ class Folder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+    made = Folder(tmp_path)
+    for name in ("keys1", "keys2"):
+        made.write(name, "sk-1\n")
+    return made
 
 
 def quoted(text: str) -> str:
@@ -545,6 +561,55 @@ class TestSecrets:
             assert len(said.splitlines()) == 1
 
 
+class TestKeyFile:
+    def keys(self, folder: Folder, text: str, **environ: str) -> tuple[str, ...]:
+        folder.write("keys", text)
+        return folder.load(VECGATE_API_KEY_FILE="keys", **environ).api_key
+
+    def test_one_key_a_line_with_a_name_or_without(self, folder: Folder) -> None:
+        text = "\ufeff# ours\n\n sk-1 \r\nalice\tsk-2\n  # theirs\nbob@example.org sk#3\nsk-1"
+        assert self.keys(folder, text) == ("sk-1", "alice sk-2", "bob@example.org sk#3")
+        assert self.keys(folder, "sk-1") == self.keys(folder, "sk-1\n") == ("sk-1",)
+
+    def test_they_join_those_of_the_setting(self, folder: Folder) -> None:
+        assert self.keys(folder, "b\na\n", VECGATE_API_KEY="a,c") == ("a", "c", "b")
+
+    @pytest.mark.parametrize("text", ["", "\n\n", "# sk-1\n", "\ufeff"])
+    def test_a_file_without_a_key_would_leave_the_server_open(self, folder: Folder, text: str) -> None:
+        path = folder.write("keys", text)
+        message = folder.refusal(VECGATE_API_KEY_FILE="keys", VECGATE_API_KEY="a")
+        assert f"VECGATE_API_KEY_FILE in the environment is '{path}', which holds no key" in message
+
+    @pytest.mark.parametrize("line", ["a b hunter2", "h\u00fcnter2", "a/b hunter2", "hunter2\x00", "\u00e9 hunter2"])
+    def test_a_line_that_is_no_key_is_named_and_not_shown(self, folder: Folder, line: str) -> None:
+        path = folder.write("keys", f"sk-1\n{line}\n")
+        message = folder.refusal(VECGATE_API_KEY_FILE="keys")
+        assert f"{path} holds no key at line 2 (which is not shown)" in message
+        assert "nter2" not in message
+
+    def test_a_file_that_is_none(self, folder: Folder) -> None:
+        assert f"'{folder.path}', a folder" in folder.refusal(VECGATE_API_KEY_FILE=str(folder.path))
+        (folder.path / "binary").write_bytes(b"\xff\xfe")
+        assert "not UTF-8" in folder.refusal(VECGATE_API_KEY_FILE="binary")
+
+    def test_a_key_in_the_files_place_is_not_shown(self, folder: Folder) -> None:
+        message = folder.refusal(VECGATE_API_KEY_FILE="sk-hunter2")
+        assert "VECGATE_API_KEY_FILE in the environment is no file's name (not shown" in message
+        assert "hunter2" not in message
+
+    def test_it_closes_the_server_and_is_read_by_none_but_its_owner(self, folder: Folder) -> None:
+        path = folder.write("keys", "sk-1")
+        for mode, said in ((0o600, 0), (0o640, 1), (0o604, 1)):
+            path.chmod(mode)
+            found = warnings(folder.load(VECGATE_API_KEY_FILE=str(path), HOST="0.0.0.0"))
+            assert len(found) == said
+            assert [text for text in found if "chmod 600" not in text or str(path) not in text] == []
+
+    def test_a_containers_secret_has_the_mode_it_was_given(self) -> None:
+        key = Path("/run/secrets/tls/key.pem")  # never opened
+        assert warnings(Settings(tls_key=key)) == ()
+
+
 class TestWarnings:
     def test_none_by_default(self) -> None:
         assert warnings(Settings()) == ()
@@ -555,7 +620,9 @@ class TestWarnings:
         assert [text.split()[0] for text in warnings(Settings(allowed_origins=("*",)))] == ["ALLOWED_ORIGINS"]
 
     def test_open_without_a_key(self) -> None:
-        assert "VECGATE_API_KEY" in warnings(Settings(host="0.0.0.0"))[0]
+        (told,) = warnings(Settings(host="0.0.0.0"))
+        assert "VECGATE_API_KEY_FILE, or HOST to 127.0.0.1" in told
+        assert warnings(Settings(host="0.0.0.0", uds=Path("/run/x.sock"))) == ()
         assert warnings(Settings(host="0.0.0.0", api_key=("k",))) == ()
 
 

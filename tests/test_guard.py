@@ -17,6 +17,7 @@ from vecgate import access, errors
 from vecgate.core import Call, Record
 from vecgate.flight import LEFT, Message, Receive, Scope, Send
 from vecgate.guard import Guard
+from vecgate.rates import Exhausted
 
 STATUS = {
     errors.InvalidRequest: 400,
@@ -26,6 +27,7 @@ STATUS = {
     errors.TooLarge: 413,
     errors.UnsupportedEncoding: 415,
     errors.Overloaded: 429,
+    Exhausted: 429,
     errors.BackendFailed: 500,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -410,6 +412,80 @@ def test_without_keys_any_key_is_welcome() -> None:
     async def scene() -> None:
         client = await Client(guarded(Inner()), "/v1/embeddings", (b"authorization", b"Bearer undefined")).ask()
         assert client.status == 200
+
+    run(scene)
+
+
+# how much one key may ask
+
+
+def shown(key: bytes) -> tuple[bytes, bytes]:
+    return b"x-api-key", key
+
+
+def test_a_key_that_has_used_up_its_rate_is_told_when_to_come_back() -> None:
+    async def scene() -> None:
+        ledger, inner = Ledger(), Inner()
+        guard = guarded(inner, ledger, keys=("alice one", "two"), rate_limit=2)
+        first, second, third = [await Client(guard, "/v1/embeddings", shown(b"one")).ask() for _ in range(3)]
+        other = await Client(guard, "/v1/embeddings", shown(b"two")).ask()
+        assert [one.status for one in (first, second, third, other)] == [200, 200, 429, 200]
+        assert [one.headers["x-ratelimit-remaining-requests"] for one in (first, second, third)] == ["1", "0", "0"]
+        assert third.headers["retry-after"] == "30"
+        assert "VECGATE_RATE_LIMIT" in third.message
+        assert len(inner.bodies) == 3
+        assert ledger.shed == ["rate_limit"]
+
+    run(scene)
+
+
+def test_probes_pages_and_strangers_use_up_no_rate() -> None:
+    async def scene() -> None:
+        guard = guarded(Inner(), keys=("one",), rate_limit=1)
+        free = [
+            ("/health/ready", b"one"),
+            ("/metrics", b"one"),
+            ("/docs", b"one"),
+            ("/ping", b"-"),
+            ("/v1/models", b"-"),
+        ]
+        for path, key in free * 3:
+            client = await Client(guard, path, shown(key), method="GET").ask()
+            assert client.status == (401 if path == "/v1/models" else 200)
+            assert "x-ratelimit-limit-requests" not in client.headers
+        assert (await Client(guard, "/v1/embeddings", shown(b"one")).ask()).status == 200
+
+    run(scene)
+
+
+def test_without_keys_all_clients_share_the_rate() -> None:
+    async def scene() -> None:
+        guard = guarded(Inner(), rate_limit=1)
+        clients = [await Client(guard, "/v1/embeddings", shown(b"%d" % at)).ask() for at in range(2)]
+        assert [client.status for client in clients] == [200, 429]
+
+    run(scene)
+
+
+def test_a_key_has_so_many_requests_at_once_and_gets_its_place_back() -> None:
+    async def scene() -> None:
+        ledger, inner = Ledger(), Inner(hold=True)
+        guard = guarded(inner, ledger, keys=("one", "two"), key_concurrency=1, retry_after_s=lambda: 9)
+        leaving = Client(guard, "/v1/embeddings", shown(b"one"))
+        running = leaving.start()
+        await turns()
+        refused = await Client(guard, "/v1/embeddings", shown(b"one")).ask()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "9")
+        others = Client(guard, "/v1/embeddings", shown(b"two"))
+        other = others.start()
+        leaving.leave()  # as good an end as any
+        await running
+        again = Client(guard, "/v1/embeddings", shown(b"one"))
+        task = again.start()
+        inner.go.set()
+        await asyncio.gather(other, task)
+        assert (others.status, again.status) == (200, 200)
+        assert ledger.shed == ["key_concurrency"]
 
     run(scene)
 
@@ -1005,6 +1081,7 @@ def test_one_line_a_request_without_text_key_or_query(caplog: pytest.LogCaptureF
     assert fields == {
         "id": "id-1",
         "client": "10.1.2.3",
+        "key": "#1",
         "model": "minilm",
         "inputs": 2,
         "tokens": 9,

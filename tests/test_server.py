@@ -1,11 +1,10 @@
-"""The server over its socket: what can be bound, and every way it ends: signals, stuck clients, a stuck or lost device.
+"""The server over its socket: what it says of it, and every way it ends: signals, stuck clients, a stuck or lost device.
 
 A status of 0 or 1 that comes although the drain may take minutes shows that nothing was waited for in vain.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import signal
@@ -24,6 +23,7 @@ from tests import small
 from tests.live import Live
 from vecgate import server
 from vecgate.errors import ConfigError
+from vecgate.place import Place
 
 POISON = {"input": "poison"}
 KILL_S = 60.0
@@ -68,73 +68,7 @@ def ended(live: Live, *signals: signal.Signals) -> int:
     return live.process.wait(KILL_S)
 
 
-# what can be bound
-
-
-def test_any_free_port_for_0() -> None:
-    address, port = server.free_place("127.0.0.1", 0)
-    assert address == "127.0.0.1"
-    assert 0 < port < 65_536
-    assert server.free_place("127.0.0.1", port) == (address, port)
-
-
-def test_a_name_becomes_an_address() -> None:
-    assert server.free_place("localhost", 0)[0] in ("127.0.0.1", "::1")
-
-
-def test_a_name_with_both_kinds_of_address_is_bound_as_the_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    both: Any = [
-        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
-    ]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-    assert server.free_place("localhost", 0)[0] == "127.0.0.1"
-
-
-def test_a_port_in_use_names_another_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"Port {port} on 127\.0\.0\.1 is in use.*PORT={port + 1} or --port"):
-            server.free_place("127.0.0.1", port)
-
-
-def failing(code: int) -> Any:
-    def bind(_self: socket.socket, _address: object) -> None:
-        raise OSError(code, "no")
-
-    return bind
-
-
-@pytest.mark.parametrize(
-    ("code", "port", "told"),
-    [
-        (errno.EADDRINUSE, 65_535, "PORT=65534"),
-        (errno.EACCES, 80, "Port 80 on 127.0.0.1 needs more rights.*from 1024 up"),
-        (errno.EPERM, 80, "needs more rights"),
-        (errno.EADDRNOTAVAIL, 80, "HOST '127.0.0.1' is not an address of this machine"),
-    ],
-)
-def test_what_the_system_refuses(monkeypatch: pytest.MonkeyPatch, code: int, port: int, told: str) -> None:
-    monkeypatch.setattr(socket.socket, "bind", failing(code))
-    with pytest.raises(ConfigError, match=told):
-        server.free_place("127.0.0.1", port)
-
-
-def test_a_host_that_is_not_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"HOST '203\.0\.113\.7' is not an address.*127\.0\.0\.1 or 0\.0\.0\.0"):
-        server.free_place("203.0.113.7", 0)
-
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(ConfigError, match=r"HOST 'nowhere' is not an address.*not known"):
-        server.free_place("nowhere", 0)
-
-
-def test_an_address_with_a_zone_is_refused() -> None:
-    with pytest.raises(ConfigError, match="zone"):
-        server.free_place("fe80::1%eth0", 9000)
+# where it listens
 
 
 async def alive(scope: Any, receive: Any, send: Any) -> None:
@@ -152,7 +86,7 @@ def test_a_port_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
     life = server.Life(leaving=lambda: None, drain=nothing, on_death=lambda _: None)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="is in use"):
-        server.run(alive, life, "127.0.0.1", taken.getsockname()[1], 1.0)
+        server.run(alive, life, Place("127.0.0.1", taken.getsockname()[1]), 1.0)
 
 
 def test_port_0_is_told_in_the_log(tmp_path: Path) -> None:

@@ -11,17 +11,22 @@ import re
 import shutil
 import signal
 import socket
+import ssl
+import stat
 import sys
 import threading
+import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import trustme
 
 import vecgate
 from tests import small
@@ -400,6 +405,44 @@ def test_api_key(tmp_path: Path) -> None:
     assert post(tmp_path, EMBED, {"input": "a"}, key, VECGATE_API_KEY="sesame").status_code == 200
 
 
+def test_api_key_file(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# ours\nalice sesame\n")
+    (tmp_path / "keys").chmod(0o600)
+    key = {"x-api-key": "sesame"}
+    assert post(tmp_path, EMBED, {"input": "a"}, VECGATE_API_KEY_FILE="keys").status_code == 401
+    assert post(tmp_path, EMBED, {"input": "a"}, key, VECGATE_API_KEY_FILE="keys").status_code == 200
+
+
+def test_rate_limit(tmp_path: Path) -> None:
+    def statuses(**names: str) -> list[int]:
+        with Whole(tmp_path, **names) as app:
+            return [app.post(EMBED, {"input": "a"}).status_code for _ in range(3)]
+
+    assert statuses() == [200, 200, 200]
+    assert statuses(VECGATE_RATE_LIMIT="2") == [200, 200, 429]
+
+
+def test_key_concurrency(tmp_path: Path) -> None:
+    def statuses(**names: str) -> list[int]:
+        script = fake.Script()
+        with Whole(tmp_path, script, **names) as app:
+            script.entered.clear()  # warming up has entered too
+            script.hold = go = threading.Event()
+
+            async def two() -> list[int]:
+                first = asyncio.ensure_future(app.client.post(EMBED, json={"input": "a"}))
+                await asyncio.to_thread(script.entered.wait, 60)
+                second = asyncio.ensure_future(app.client.post(EMBED, json={"input": "a"}))
+                await asyncio.wait([second], timeout=0.2)  # refused at once, or waiting
+                go.set()
+                return [(await one).status_code for one in (first, second)]
+
+            return app.run(two())
+
+    assert statuses() == [200, 200]
+    assert statuses(VECGATE_KEY_CONCURRENCY="1") == [200, 429]
+
+
 # where it listens, what it logs
 
 
@@ -459,6 +502,95 @@ def test_log_format(lives: tuple[Life, Life]) -> None:
     assert {json.loads(line)["level"] for line in usual} == {"INFO"}
     assert [line for line in other if not re.match(r"\d\d:\d\d:\d\d\.\d{3} WARNING vecgate: ", line)] == []
     assert other != []
+
+
+@pytest.fixture(scope="module")
+def root_of_trust() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory, root_of_trust: trustme.CA) -> Path:
+    """A folder with cert.pem (and the chain's next), key.pem, and both.pem."""
+    folder = tmp_path_factory.mktemp("pems")
+    made = root_of_trust.issue_cert("127.0.0.1", "localhost")
+    for at, pem in enumerate(made.cert_chain_pems):
+        pem.write_to_path(folder / "cert.pem", append=at > 0)
+    made.private_key_pem.write_to_path(folder / "key.pem")
+    made.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
+    for path in folder.iterdir():
+        path.chmod(0o600)
+    return folder
+
+
+def answers_over_tls(cwd: Path, root_of_trust: trustme.CA, **names: str) -> str:
+    """The TLS version of a server's first answer, made by a client that trusts the root alone."""
+    trusting = ssl.create_default_context()
+    root_of_trust.configure_trust(trusting)
+    with Live(cwd, BACKEND="fake", MODEL_NAME=str(small.folder(cwd / "small")), **names) as server:
+        server.url, server.trusting = server.url.replace("http:", "https:"), trusting
+        server.ready()
+        assert server.post(EMBED, {"input": "a"})[0] == 200
+        assert f"https://127.0.0.1:{server.port}," in server.log()
+        with (
+            socket.create_connection(("127.0.0.1", server.port)) as plain,
+            trusting.wrap_socket(plain, server_hostname="localhost") as tls,
+        ):
+            return tls.version() or ""
+
+
+def test_tls_cert(tmp_path: Path, pems: Path, root_of_trust: trustme.CA) -> None:
+    assert answers_over_tls(tmp_path, root_of_trust, VECGATE_TLS_CERT=str(pems / "both.pem")) == "TLSv1.3"
+
+
+def test_tls_key(tmp_path: Path, pems: Path, root_of_trust: trustme.CA) -> None:
+    cert = str(pems / "cert.pem")
+    names = {"VECGATE_TLS_CERT": cert, "VECGATE_TLS_KEY": str(pems / "key.pem")}
+    assert answers_over_tls(tmp_path, root_of_trust, **names) == "TLSv1.3"
+    with Live(tmp_path, VECGATE_TLS_CERT=cert) as server:
+        assert server.process.wait(60) == 2
+        assert f"VECGATE_TLS_CERT, without VECGATE_TLS_KEY, '{cert}' holds no private key" in server.log()
+
+
+@pytest.fixture(scope="module")
+def modes() -> tuple[int, int]:
+    """Of the sockets of two servers, one as it comes, each of which has answered."""
+    found = []
+    for names in ({}, {"VECGATE_UDS_MODE": "660"}):
+        with TemporaryDirectory(dir="/tmp") as folder, httpx.Client(transport=over(folder)) as client:
+            cwd = Path(folder)
+            settings = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(cwd / "small")), "VECGATE_UDS": "x.sock"}
+            with Live(cwd, **settings, **names) as server:
+                wait_ready(server, client)
+                assert client.post(f"http://anything{EMBED}", json={"input": "a"}).status_code == 200
+                with pytest.raises(urllib.error.URLError):
+                    server.get("/health")  # nobody listens at the port
+                found.append(stat.S_IMODE((cwd / "x.sock").stat().st_mode))
+                assert f"listens on unix:{cwd}/x.sock" in server.log()
+    return found[0], found[1]
+
+
+def over(folder: str) -> httpx.HTTPTransport:
+    return httpx.HTTPTransport(uds=f"{folder}/x.sock")
+
+
+def wait_ready(server: Live, client: httpx.Client) -> None:
+    """Asked by a bare socket first: httpx leaves one open where nobody listens yet."""
+    path = str(server.cwd / "x.sock")
+    with socket.socket(socket.AF_UNIX) as knock:
+        while knock.connect_ex(path) != 0:
+            assert server.process.poll() is None, server.log()
+            time.sleep(0.05)
+    while client.get("http://anything/health/ready").status_code != 200:
+        assert server.process.poll() is None, server.log()
+
+
+def test_uds(modes: tuple[int, int]) -> None:
+    assert len(modes) == 2
+
+
+def test_uds_mode(modes: tuple[int, int]) -> None:
+    assert modes == (0o600, 0o660)
 
 
 def test_reload(tmp_path: Path) -> None:

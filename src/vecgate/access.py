@@ -5,13 +5,11 @@ Knows bytes of headers and strings of paths; no request, no time, no body, no pr
 
 from __future__ import annotations
 
-import hmac
 import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from ipaddress import ip_address
 from secrets import token_hex
 from urllib.parse import quote
@@ -38,7 +36,7 @@ PREFLIGHT_AGE_S = 7200
 
 EXPOSED = (
     b"x-request-id, server-timing, retry-after, x-should-retry, x-vecgate-model, x-vecgate-role, x-vecgate-space, "
-    b"x-vecgate-truncated, *"
+    b"x-vecgate-dimensions, x-vecgate-truncated, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, *"
 )
 """The answers' headers that a page may read. `*` alone would do for browsers, as no answer is credentialed; the names
 are for older ones."""
@@ -124,8 +122,11 @@ class Hosts:
     any: bool
 
     @classmethod
-    def of(cls, entries: Sequence[str], bind_host: str) -> Hosts:
-        """From ALLOWED_HOSTS: names, `*.example.org` for all below one, `*` for any; raises ConfigError."""
+    def of(cls, entries: Sequence[str], bind_host: str, *, local: bool = False) -> Hosts:
+        """From ALLOWED_HOSTS: names, `*.example.org` for all below one, `*` for any; raises ConfigError.
+
+        local: only this machine's processes can call, over a Unix socket, where a URL's host is whatever they write.
+        """
         names = LOOPBACK_NAMES | machine_names() | {"host.docker.internal", bind_host.lower()}
         suffixes = [".localhost"]
         for entry in entries:
@@ -138,7 +139,7 @@ class Hosts:
                 suffixes.append(f".{name}")
             else:
                 names |= {name}
-        return cls(names, tuple(suffixes), "*" in entries)
+        return cls(names, tuple(suffixes), local or "*" in entries)
 
     def names_host(self, host: str) -> bool:
         """Whether `host` is allowed on its own account, not by `*`. An IP literal is: no name server can rebind it."""
@@ -188,36 +189,6 @@ def _is_own(origin: str, headers: Headers) -> bool:
     """A page this server itself sent. The caller asks that the host is allowed by name, else rebinding would pass."""
     scheme, _, authority = origin.partition("://")
     return scheme in ("http", "https") and authority == headers[b"host"].decode("latin-1").strip().lower()
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The keys that open the server, kept as SHA-256 digests; none: it is open."""
-
-    digests: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, keys: Sequence[str]) -> Keys:
-        if not all(key.strip() for key in keys):
-            raise ConfigError("API_KEY holds an empty key: give each key at least one character, or set none.")
-        return cls(tuple(sha256(key.strip().encode()).digest() for key in keys))
-
-    def find(self, headers: Headers) -> int | None:
-        """Which key the request carries, None for none of them; compares with every key, in constant time each."""
-        found = None
-        for offered in offered_keys(headers):
-            digest = sha256(offered).digest()
-            for index, known in enumerate(self.digests):
-                if hmac.compare_digest(digest, known):
-                    found = index
-        return found
-
-
-def offered_keys(headers: Headers) -> list[bytes]:
-    """Whatever a request shows as a key: OpenAI's header, Azure's, and the one of many proxies."""
-    authorization = headers.get(b"authorization", b"")
-    bearer = [authorization[7:].strip()] if authorization[:7].lower() == b"bearer " else []
-    return bearer + [headers[name] for name in (b"api-key", b"x-api-key") if name in headers]
 
 
 def check_encoding(headers: Headers) -> None:

@@ -110,6 +110,9 @@ def _models(settings: Settings) -> list[Model]:
     if reranker:
         alone = replace(settings, task="rerank", pooling=None, prompts=())
         models.append(_model(alone, reranker, served_name=None if models else settings.served_name))
+        local=settings.uds is not None,
+        rate_limit=settings.rate_limit,
+        key_concurrency=settings.key_concurrency,
     if not models:
         raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
     return models

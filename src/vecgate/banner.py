@@ -49,7 +49,7 @@ def text(status: Status, settings: Settings, url: str) -> str:
         ("limits", f"{settings.max_inputs} inputs a request ({settings.max_texts_per_request} on the native routes),"),
         ("", f"{settings.max_passages_per_rerank} passages, {_size(settings.body_limit_bytes)} a body,"),
         ("", f"{settings.max_in_flight} requests at once, {settings.request_timeout_s:g} s each"),
-        ("address", f"{url} (try it at {url}/docs)"),
+        ("address", url if settings.uds else f"{url} (try it at {url}/docs)"),
         ("paste", paste(status, settings, url)),
     ]
     lines = [f"  {label:<12}{value}".rstrip() for label, value in rows]
@@ -58,10 +58,13 @@ def text(status: Status, settings: Settings, url: str) -> str:
 
 def paste(status: Status, settings: Settings, url: str) -> str:
     """The client to begin with: OpenAI's SDK, or Cohere's where there is only a reranker."""
-    key = "..." if settings.api_key else "unused"
+    key, over = "..." if settings.api_key else "unused", ""
+    if settings.uds:
+        url = "http://localhost"
+        over = f', {{}}=httpx.Client(transport=httpx.HTTPTransport(uds="{settings.uds.absolute()}"))'
     if any(card.task == "embed" for card in status.models):
-        return f'OpenAI(base_url="{url}/v1", api_key="{key}")'
-    return f'cohere.ClientV2(base_url="{url}", api_key="{key}")'
+        return f'OpenAI(base_url="{url}/v1", api_key="{key}"{over.format("http_client")})'
+    return f'cohere.ClientV2(base_url="{url}", api_key="{key}"{over.format("httpx_client")})'
 
 
 def _model(card: ModelCard) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from vecgate.settings import SETTINGS, Settings
 if TYPE_CHECKING:
     from vecgate import ask, shelf
     from vecgate.core import Status
+    from vecgate.place import Place
 
 log = logging.getLogger("vecgate")
 
@@ -119,26 +120,36 @@ def serve(settings: Settings) -> int:
     from vecgate import logs, server  # here, so that --help and --version cost no import of them
     from vecgate.app import build
 
-    address, port = server.free_place(settings.host, settings.port)
+    place = _place(settings)
     with logs.logging_to(level=settings.log_level, form=settings.log_format):
-        app, life = build(settings, partial(_announce, settings, port))
+        app, life = build(settings, partial(_announce, settings, place))
         for warning in warnings(settings):
             log.warning(warning)
-        url = _url(settings.host, port)
+        url = place.url(settings.host)
         log.info("vecgate %s listens on %s, with its documentation at /docs.", __version__, url)
-        return server.run(app, life, address, port, settings.drain_timeout_s)
+        return server.run(app, life, place, settings.drain_timeout_s)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _place(settings: Settings) -> Place:
+    """Where to listen, tried; raises ConfigError."""
+    from vecgate.place import free_place, free_socket, tls_files
+
+    tls = tls_files(settings.tls_cert, settings.tls_key)
+    if settings.uds is None:
+        return free_place(settings.host, settings.port, tls)
+    if tls is not None:
+        raise ConfigError(
+            "VECGATE_TLS_CERT and VECGATE_UDS are set: what comes by a Unix socket leaves no wire to protect, so give one."
+        )
+    return free_socket(settings.uds, settings.uds_mode)
 
 
-def _announce(settings: Settings, port: int, status: Status) -> None:
+def _announce(settings: Settings, place: Place, status: Status) -> None:
     """The banner, where a person reads; the same facts in one line of the log elsewhere. On the device thread."""
     from vecgate import banner
 
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # what a client here can call
-    url = _url(host, port)
+    url = place.url(host)
     if not log.isEnabledFor(logging.INFO):
         return
     if settings.log_format == "console" or sys.stderr.isatty():
@@ -158,9 +169,9 @@ def _reloading(settings: Settings) -> int:
     from vecgate import server
     from vecgate.app import build
 
-    _, port = server.free_place(settings.host, settings.port)
+    place = _place(settings)
     build(settings)  # what is wrong with them stops the start here, not in one child after another
-    kept = replace(settings, port=port)
+    kept = replace(settings, port=place.port)
     run_process(Path(__file__).parent, target=_child, args=(kept,), watch_filter=PythonFilter())
     return DONE
 

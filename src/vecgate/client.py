@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ LONGEST_PAUSE_S = 60.0
 BROKEN_TRIES = 4
 """Of a request whose connection breaks, once the server has answered another one; 0.5 to 4 s apart."""
 TOP_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
+UNBOUNDED = httpx.Limits(max_connections=None)
+"""The caller bounds what is in flight."""
 MOST_TEXTS = 100
 """In one request to the native route: MAX_TEXTS_PER_REQUEST of a server that was left as it is."""
 
@@ -98,34 +101,41 @@ class _Error(msgspec.Struct):
 @asynccontextmanager
 async def connected(url: str, key: str | None = None, *, timeout_s: float = 300.0) -> AsyncIterator[Remote]:
     """A server at a base URL, with or without /v1; raises CommandError where the URL is none."""
-    place = _place(url)
+    place, socket_path = _place(url)
     async with httpx.AsyncClient(
         base_url=place,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(timeout_s + 5.0, connect=10.0),  # the server's own deadline comes first, with its reason
-        limits=httpx.Limits(max_connections=None),  # the caller bounds what is in flight
+        transport=httpx.AsyncHTTPTransport(uds=socket_path, limits=UNBOUNDED) if socket_path else None,
+        limits=UNBOUNDED,
         trust_env=place.host not in TOP_LOOPBACK,  # a proxy does not know this machine
-    ) as http:
-        yield Remote(http)
+        verify=ssl.create_default_context() if place.scheme == "https" and place.host in TOP_LOOPBACK else True,
+    ) as http:  # which reads SSL_CERT_FILE in any case
+        yield Remote(http, address=url if socket_path else str(place).rstrip("/"))
 
 
-def _place(url: str) -> httpx.URL:
-    """The base address without /v1; raises CommandError."""
+def _place(url: str) -> tuple[httpx.URL, str | None]:
+    """The base address without /v1, and the Unix socket's path of unix:PATH; raises CommandError."""
+    if url.startswith("unix:") and url.isprintable():
+        return httpx.URL("http://localhost"), url.removeprefix("unix:").replace("///", "/", 1)
     try:
         place = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL:
         place = httpx.URL("")
     known = place.scheme in ("http", "https") and 0 < (place.port or 1) < 65_536
     if not (known and place.host) or not url.isprintable() or " " in url:
-        raise CommandError(f"--url {url!a} is no address: give one like http://127.0.0.1:9000.")
-    return place.copy_with(path=place.path.rstrip("/").removesuffix("/v1") or "/", query=None, fragment=None)
+        raise CommandError(
+            f"--url {url!a} is no address: give one like http://127.0.0.1:9000 or unix:/run/vecgate.sock."
+        )
+    return place.copy_with(path=place.path.rstrip("/").removesuffix("/v1") or "/", query=None, fragment=None), None
 
 
 class Remote:
     """What the embed and rerank commands need of a server; every failure is a CommandError with the server's words."""
 
-    def __init__(self, http: httpx.AsyncClient, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, http: httpx.AsyncClient, sleep: Sleep = asyncio.sleep, address: str = "") -> None:
         self._http = http
+        self._address = address or str(http.base_url).rstrip("/")
         self._sleep = sleep
         self._answered = False
 
@@ -218,7 +228,9 @@ class Remote:
             waited_s += pause_s
 
     def _unreachable(self, error: httpx.TransportError) -> str:
-        base = str(self._http.base_url).rstrip("/")
+        base = self._address
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return f"{base} shows a certificate that is not trusted here ({error}): name its root in SSL_CERT_FILE."
         if isinstance(error, httpx.ConnectError):
             return f"Nothing answers at {base} ({error}): start a server with `vecgate serve`, or check --url."
         what = str(error) or type(error).__name__

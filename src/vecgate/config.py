@@ -54,6 +54,9 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
     values = {key: _value(_BY_KEY[key], given) for key, given in found.items()}
     for low, high in ORDERED:
         values[low] = _bounded(_BY_KEY[low], _BY_KEY[high], values, found)
+    if values.get("api_key_file"):
+        filed = _keys_of(cwd / values["api_key_file"], found["api_key_file"].place)
+        values["api_key"] = tuple(dict.fromkeys((*values.get("api_key", ()), *filed)))
     checked = Settings(**{_BY_KEY[key].field: value for key, value in values.items()})
     cache = kinds.home(str(checked.cache_dir))
     return replace(checked, cache_dir=cache, tiktoken_dir=checked.tiktoken_dir or cache / "tiktoken")
@@ -151,6 +154,28 @@ def _read(path: Path) -> str | None:
         raise ConfigError(f"{_plain(path)} can't be read: it is not UTF-8 text.") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ConfigError(f"{_plain(path)} can't be read: {getattr(error, 'strerror', error)}.") from None
+
+
+def _keys_of(path: Path, place: str) -> tuple[str, ...]:
+    """The keys of a file; raises ConfigError, for a file without one too: it would leave the server open."""
+    text = _read(path)
+    if text is None:
+        what = f"{str(path)!a}, a folder" if path.is_dir() else "no file's name (not shown, as it may be a key)"
+        raise ConfigError(f"{place} is {what}; allowed: a file with one key a line.")
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            keys.append(kinds.key_line(line))
+        except ValueError:
+            raise ConfigError(
+                f"{_plain(path)} holds no key at line {number} (which is not shown); write KEY or NAME KEY, in visible "
+                "ASCII characters."
+            ) from None
+    if not keys:
+        raise ConfigError(f"{place} is {str(path)!a}, which holds no key; allowed: a file with one key a line.")
+    return tuple(keys)
 
 
 def _value(setting: Setting, given: Found) -> Any:
@@ -262,9 +287,22 @@ def warnings(settings: Settings) -> tuple[str, ...]:
         found.append("ALLOWED_HOSTS holds *: any Host header is accepted, so a web page can reach in by DNS rebinding.")
     if "*" in settings.allowed_origins:
         found.append("ALLOWED_ORIGINS holds *: any web page opened in a browser that reaches this server may call it.")
-    if not settings.api_key and not _loopback(settings.host):
-        found.append(f"HOST is {settings.host} and VECGATE_API_KEY is not set: whoever reaches the port may call.")
+    if not settings.api_key and not settings.uds and not _loopback(settings.host):
+        found.append(
+            f"HOST is {settings.host} and VECGATE_API_KEY is not set: whoever reaches the port may call. Set "
+            "VECGATE_API_KEY or VECGATE_API_KEY_FILE, or HOST to 127.0.0.1."
+        )
+    for name, path in (("VECGATE_API_KEY_FILE", settings.api_key_file), ("VECGATE_TLS_KEY", settings.tls_key)):
+        if path and _open_to_others(path):
+            found.append(f"{name} {_plain(path)} can be read by other users of this machine: chmod 600 closes it.")
     return tuple(found)
+
+
+def _open_to_others(path: Path) -> bool:
+    """What a container's engine mounts below /run/secrets has the mode it gave it, and no other users."""
+    if {"/run/secrets", "/var/run/secrets"} & set(map(str, path.absolute().parents)):
+        return False
+    return bool(path.stat().st_mode & 0o044)
 
 
 def _loopback(host: str) -> bool:

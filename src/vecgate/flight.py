@@ -27,9 +27,10 @@ LEFT = 499
 class Flight:
     """One request from its head to its last byte.
 
-    headers: go onto whatever answer it gets. unread: bytes of its body may be on their way. held_bytes: read so far.
-    ended: why its work was cut short. status: the answer's, once it has begun; sent: once it is complete. lines: the
-    answer is NDJSON, which can still take a line that says why it ends.
+    headers: go onto whatever answer it gets. unread: bytes of its body may be on their way. key: the name of the one
+    it showed. metered: whose allowance it was taken from. held_bytes: read so far. ended: why its work was cut short.
+    status: the answer's, once it has begun; sent: once it is complete. lines: the answer is NDJSON, which can still take
+    a line that says why it ends.
     """
 
     id: str
@@ -42,6 +43,8 @@ class Flight:
     headers: Pairs
     unread: bool
     due_s: float = 0.0
+    key: str | None = None
+    metered: str | None = None
     held_bytes: int = 0
     reading: bool = True
     work: asyncio.Timeout | None = None

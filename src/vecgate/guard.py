@@ -29,7 +29,9 @@ from vecgate.errors import (
     VecgateError,
 )
 from vecgate.flight import Flight, Receive, Scope, Send, replay, reply, work
+from vecgate.keys import Keys, offered_keys
 from vecgate.logs import stack
+from vecgate.rates import EVERYBODY, Exhausted, Rates, Spent
 from vecgate.turns import Turns
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -37,7 +39,7 @@ Render = Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]
 """Canonical path, error -> status, headers beside content-type and content-length, JSON body."""
 OnRequest = Callable[[str, int, float, Record], None]
 """Method, status, seconds from the first byte of the request's head to the last of the answer, record."""
-Shed = Literal["in_flight", "body_memory", "draining"]
+Shed = Literal["in_flight", "body_memory", "queue", "draining"] | Spent
 
 log = logging.getLogger("vecgate.guard")
 access_log = logging.getLogger("vecgate.access")
@@ -54,7 +56,8 @@ class Guard:
     may take `body_grace_s` plus its length over `body_bytes_per_s`, judged as it arrives, so that a silent sender is
     gone after the grace whatever length it announced. What is on its way of a refused body is read and thrown away
     after the answer, for `linger_s` at most: else granian closes the connection under a client that still writes, which
-    may then never see the answer (measured).
+    may then never see the answer (measured). local: see access.Hosts. rate_limit, key_concurrency: of each key, in
+    requests a minute and at once; what is public is not counted. waits_s: of work that goes before a body of so many bytes.
     """
 
     def __init__(
@@ -66,6 +69,9 @@ class Guard:
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
         bind_host: str = "127.0.0.1",
+        local: bool = False,
+        rate_limit: int | None = None,
+        key_concurrency: int | None = None,
         routes: Collection[str] = (),
         request_timeout_s: float = 300.0,
         body_limit_bytes: int = 32 * 2**20,
@@ -74,6 +80,7 @@ class Guard:
         body_grace_s: float = 10.0,
         body_bytes_per_s: int = 64 * 2**10,
         linger_s: float = 2.0,
+        waits_s: Callable[[int], float] = lambda _: 0.0,
         retry_after_s: Callable[[], int] = lambda: 1,
         on_request: OnRequest = lambda *_: None,
         on_shed: Callable[[Shed], None] = lambda _: None,
@@ -88,13 +95,15 @@ class Guard:
         self.body_grace_s = body_grace_s
         self.body_bytes_per_s = body_bytes_per_s
         self.linger_s = linger_s
+        self.waits_s = waits_s
         self.retry_after_s = retry_after_s
         self.on_request = on_request
         self.on_shed = on_shed
         self.draining = False
         self.body_bytes = 0
-        self._keys = access.Keys.of(keys)
-        self._hosts = access.Hosts.of(hosts, bind_host)
+        self._keys = Keys.of(keys)
+        self._rates = Rates(rate_limit, key_concurrency)
+        self._hosts = access.Hosts.of(hosts, bind_host, local=local)
         self._origins = access.Origins.of(origins)
         self._flights: set[Flight] = set()
         self._turns = Turns()
@@ -155,7 +164,7 @@ class Guard:
             path=path,
             begun_s=asyncio.get_running_loop().time(),
             record=Record(Call(id_, self.request_timeout_s), path if path in self.routes else None),
-            client=client[0] if client else None,
+            client=client[0] or None if client else None,  # granian's is empty over a Unix socket
             server_send=send,
             headers=[(b"x-request-id", id_.encode()), (b"vary", b"origin")],
             unread=access.announces_body(headers),
@@ -173,9 +182,11 @@ class Guard:
             flight.headers += access.cors(origin)
             if access.is_preflight(flight.method, headers):
                 return False
-        flight.record.trusted = not self._keys.digests or self._keys.find(headers) is not None
-        if not flight.record.trusted and not access.is_public(flight.method, flight.path, origin is not None):
-            given = "The API key is not valid" if access.offered_keys(headers) else "An API key is needed"
+        flight.key = self._keys.find(headers)
+        flight.record.trusted = not self._keys.digests or flight.key is not None
+        public = access.is_public(flight.method, flight.path, origin is not None)
+        if not flight.record.trusted and not public:
+            given = "The API key is not valid" if offered_keys(headers) else "An API key is needed"
             raise Unauthenticated(f"{given}: send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
         access.check_encoding(headers)
         length = access.content_length(headers)
@@ -183,7 +194,23 @@ class Guard:
             raise TooLarge(f"The body has {length} bytes; the limit is {self.body_limit_bytes}.")
         if not probe:
             self._check_room(length)
+            if flight.method == "POST":
+                self.check_wait(length)
+            if not public:
+                self._meter(flight)
         return True
+
+    def _meter(self, flight: Flight) -> None:
+        """Take the request from its key's allowance, in whose terms the answer then speaks."""
+        flight.metered = flight.key or EVERYBODY
+        now_s = asyncio.get_running_loop().time()
+        try:
+            self._rates.take(flight.metered, now_s, self._wait_s)
+        except Exhausted as error:
+            self.on_shed(error.reason)
+            raise
+        finally:
+            flight.headers += self._rates.told(flight.metered, now_s)
 
     def _check_room(self, length: int) -> None:
         if len(self._flights) >= self.max_in_flight:
@@ -191,13 +218,26 @@ class Guard:
         if self.body_bytes and self.body_bytes + length > self.body_memory_bytes:
             raise self._shed("body_memory", f"Bodies in flight fill {self.body_memory_bytes} bytes, the most at once")
 
+    def check_wait(self, length: int) -> None:
+        """Raises Overloaded where a request whose body has so many bytes would wait past its deadline: before the body is
+        read, and again once it is, when what came at the same time has begun to wait."""
+        wait_s = self.waits_s(length)
+        if wait_s > self.request_timeout_s:
+            told = f"{wait_s:.0f} s of work wait; a request may take {self.request_timeout_s:g} s (REQUEST_TIMEOUT)"
+            raise self._shed("queue", told)
+
     def _shed(self, why: Shed, message: str) -> Overloaded:
         self.on_shed(why)
-        wait_s = max(1, min(60, self.retry_after_s()))
+        wait_s = self._wait_s()
         return Overloaded(f"{message}; try again in {wait_s} s.", wait_s)
+
+    def _wait_s(self) -> int:
+        return max(1, min(60, self.retry_after_s()))
 
     async def _fly(self, flight: Flight, scope: Scope, receive: Receive) -> None:
         self._flights.add(flight)
+        if flight.metered is not None:
+            self._rates.began(flight.metered)
         try:
             async with asyncio.timeout(None) as flight.work:
                 flight.due_s = self._body_due_s(flight)
@@ -211,6 +251,8 @@ class Guard:
                 flight.alarm.cancel()
             self.body_bytes -= flight.held_bytes
             self._flights.discard(flight)
+            if flight.metered is not None:
+                self._rates.ended(flight.metered)
             if not self._flights:
                 self._idle.set()
 
@@ -319,7 +361,8 @@ class Guard:
         status = flight.outcome()
         self.on_request(flight.method, status, seconds, record)
         if access_log.isEnabledFor(logging.INFO):
-            fields = {"id": flight.id, "ms": round(seconds * 1e3, 2), "client": flight.client, **work(record)}
+            whose = {} if flight.key is None else {"key": flight.key}
+            fields = {"id": flight.id, "ms": round(seconds * 1e3, 2), "client": flight.client, **whose, **work(record)}
             parts = {"method": flight.method, "route": record.route or "-", "status": status}
             extra = {"parts": parts, "fields": fields}
             # As .info() would, without its walk up the stack for the caller's line.

@@ -121,6 +121,23 @@ def key(raw: str) -> str:
     return raw
 
 
+def key_line(raw: str) -> str:
+    """A line of a key file, KEY or NAME KEY, with one blank between; raises ValueError."""
+    name, key_of_it = ["", *raw.split()][-2:]
+    check(len(raw.split()) <= 2 and re.fullmatch(r"[\w.@-]{0,64}", name) is not None and name.isascii())
+    return f"{name} {key(key_of_it)}".strip()
+
+
+def mode(raw: Any) -> int:
+    """Octal permissions, as chmod takes them, that leave the owner able to read and write.
+
+    TOML's 0o660, which arrives as 432, is refused as all of its kind are: the owner's digit is never a 6 or 7.
+    """
+    digits = str(raw).strip().lower().removeprefix("0o")
+    check(re.fullmatch(r"0?[0-7]{3}", digits) is not None and int(digits, 8) & 0o600 == 0o600)
+    return int(digits, 8)
+
+
 def aliases(raw: Any) -> tuple[tuple[str, str, int | None], ...]:
     """(name, what it stands for, dimensions) of a table, its JSON, or "name = target[, dimensions=N]; ..."."""
     if isinstance(raw, str) and raw.lstrip().startswith("{"):

@@ -8,28 +8,25 @@ in flight gets its drain time, and a second signal leaves at once. Knows no prot
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from vecgate.errors import ConfigError
+from vecgate.place import Place, free_place
 
 log = logging.getLogger("vecgate.server")
 
-MOST_PORT = 65_535
 BACKLOG = 4096
 BACKPRESSURE = 16_384
 """granian counts connections here, idle ones too; shedding is guard's work, so this only has to be out of the way."""
@@ -54,49 +51,23 @@ class Life:
     on_death: Callable[[Callable[[], None]], None]
 
 
-def free_place(host: str, port: int) -> tuple[str, int]:
-    """The IP address and the port to bind: a name resolved (granian takes none), any free port for 0.
-
-    Raises ConfigError with the next step when it can't be bound.
-    """
-    if "%" in host:
-        raise ConfigError(f"HOST {host!r} has a zone, which can't be bound: try :: or an address without one.")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, *_, place = min(found, key=lambda one: one[0])  # AF_INET is the least
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            address, bound = probe.getsockname()[:2]
-            return address, bound
-    except OSError as error:
-        raise ConfigError(_why_not(host, port, error)) from error
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        other = port + 1 if port < MOST_PORT else port - 1
-        return (
-            f"Port {port} on {host} is in use: stop the other process, or choose another port with PORT={other} "
-            f"or --port {other}."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"Port {port} on {host} needs more rights than this user has: choose one from 1024 up with PORT."
-    return f"HOST {host!r} is not an address of this machine ({error.strerror or error}): try 127.0.0.1 or 0.0.0.0."
-
-
-def run(app: Any, life: Life, address: str, port: int, drain_timeout_s: float) -> int:
+def run(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
     """Serve until a signal or the device thread's death; the exit status (0 after a drain, 1 after a death)."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit()
-    return asyncio.run(_serve(app, life, address, port, drain_timeout_s))
+    return asyncio.run(_serve(app, life, place, drain_timeout_s))
 
 
-async def _serve(app: Any, life: Life, address: str, port: int, drain_timeout_s: float) -> int:
+async def _serve(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
+    cert, key = place.tls or (None, None)
     server = Server(
         app,
-        address=address,
-        port=port,
+        address=place.address,
+        port=place.port,
+        uds=place.uds,
+        ssl_cert=cert,
+        ssl_key=key,
+        ssl_protocol_min=SSLProtocols.tls12,
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,
         websockets=False,
@@ -105,10 +76,11 @@ async def _serve(app: Any, life: Life, address: str, port: int, drain_timeout_s:
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
         log_enabled=False,
     )
+    server.uds_permissions = place.uds_mode  # which Server's own arguments leave out
     logging.getLogger("_granian").setLevel(logging.ERROR)  # its start-up lines would stand beside ours
     loop = asyncio.get_running_loop()
     told, died = asyncio.Event(), asyncio.Event()
-    _on_signals(told)
+    _on_signals(told, place)
     life.on_death(partial(_tell, loop, died))
     serving = asyncio.create_task(server.serve())
     ends = [asyncio.create_task(told.wait()), asyncio.create_task(died.wait())]
@@ -117,11 +89,11 @@ async def _serve(app: Any, life: Life, address: str, port: int, drain_timeout_s:
         task.cancel()
     if serving.done():
         if serving.exception() is not None:
-            free_place(address, port)  # says so where another process took the port since it was tried
+            _still_free(place)  # says so where another process took the port since it was tried
         serving.result()
         return 1
     status = 1 if died.is_set() else 0
-    abandoned = _abandon_after(drain_timeout_s + EXIT_MARGIN_S, status)
+    abandoned = _abandon_after(drain_timeout_s + EXIT_MARGIN_S, status, place)
     life.leaving()
     log.info("Leaving: up to %g s for the requests in flight.", drain_timeout_s)
     await life.drain(drain_timeout_s)
@@ -137,12 +109,17 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     loop.call_soon_threadsafe(event.set)
 
 
-def _on_signals(told: asyncio.Event) -> None:
+def _still_free(place: Place) -> None:
+    if place.uds is None:
+        free_place(place.address, place.port)
+
+
+def _on_signals(told: asyncio.Event, place: Place) -> None:
     """The first SIGINT or SIGTERM asks for a drain; the second leaves at once with 130 (or 143)."""
 
     def on(number: int) -> None:
         if told.is_set():
-            os._exit(128 + number)
+            _leave(128 + number, place)
         told.set()
 
     loop = asyncio.get_running_loop()
@@ -150,9 +127,15 @@ def _on_signals(told: asyncio.Event) -> None:
         loop.add_signal_handler(number, on, number)
 
 
-def _abandon_after(seconds: float, status: int) -> threading.Timer:
+def _leave(status: int, place: Place) -> NoReturn:
+    """At once, with nothing waited for."""
+    place.vacate()
+    os._exit(status)
+
+
+def _abandon_after(seconds: float, status: int, place: Place) -> threading.Timer:
     """Leave in any case: a thread of its own, since the loop may be what hangs."""
-    timer = threading.Timer(seconds, os._exit, (status,))
+    timer = threading.Timer(seconds, _leave, (status, place))
     timer.daemon = True
     timer.start()
     return timer

@@ -69,6 +69,13 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     api_key: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: Path | None = None
+    rate_limit: int | None = None
+    key_concurrency: int | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    uds: Path | None = None
+    uds_mode: int = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,8 @@ class Setting:
             return str(value).lower()
         if self.kind is SIZE:
             return f"{value // MIB}MiB"
+        if self.kind is MODE:
+            return f"{value:o}"
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -160,6 +169,8 @@ HOSTS = list_of(
 )
 ORIGINS = list_of("origins such as https://app.example.com, or *", kinds.origin, "ORIGINS", star=True)
 KEYS = list_of("keys of visible ASCII characters without spaces", kinds.key, "KEYS")
+A_FILE = Kind("a file", (str,), kinds.maybe_folder, "FILE")
+MODE = Kind("octal permissions such as 600 or 660", (int, str), kinds.mode, "MODE")
 FRACTION = number("a number over 0, up to 1", lambda value: 0 < value <= 1, "F")
 DEADLINE = number("seconds, over 0, up to 86400", lambda value: 0 < value <= 86400, "SECONDS")
 PATIENCE = number("seconds, from 0 to 3600", lambda value: value <= 3600, "SECONDS")
@@ -227,6 +238,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_API_KEY", KEYS,
             "Keys, of which each request must then carry one; as a flag, other users of the machine can see it.",
             secret=True),
+    Setting("VECGATE_API_KEY_FILE", A_FILE,
+            "More keys, from a file: one a line, as KEY or NAME KEY; blank lines and those that begin with # do not count.",
+            secret=True),
+    Setting("VECGATE_RATE_LIMIT", COUNT,
+            "Most requests a minute of one key, or of all clients together where there are no keys; more are answered "
+            "429.", unset="no limit"),
+    Setting("VECGATE_KEY_CONCURRENCY", COUNT,
+            "Most requests at once of one key, or of all clients together where there are no keys; more are answered 429.",
+            unset="no limit"),
+    Setting("VECGATE_TLS_CERT", A_FILE, "Serve https: the certificate and what links it to its root, as PEM."),
+    Setting("VECGATE_TLS_KEY", A_FILE, "The certificate's private key, as PEM without a passphrase.",
+            unset="in the certificate's file"),
+    Setting("VECGATE_UDS", A_FILE, "Listen on a Unix socket at this path, instead of on HOST and PORT."),
+    Setting("VECGATE_UDS_MODE", MODE, "The Unix socket's permissions."),
 )
 # fmt: on
 
