@@ -37,7 +37,7 @@ IDLE = Status("ready", (), Queue(0, 0, None), alive=True, busy_s=None, uptime_s=
 
 def series(found: Metrics, status: Status = IDLE, **now: int) -> Series:
     """Every sample but histogram buckets and what the process itself moves."""
-    media_type, text = found.expose(status, **now)
+    media_type, text = found.expose(status, "", **now)
     assert media_type.startswith("text/plain")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -171,7 +171,7 @@ def test_the_gauges_follow_the_status() -> None:
     busy = Status(
         "ready",
         (CARD,),
-        Queue(7, 900, 1234.5),
+        Queue(7, 900, 1200.0),
         alive=True,
         busy_s=0.5,
         uptime_s=60.0,
@@ -180,7 +180,8 @@ def test_the_gauges_follow_the_status() -> None:
     assert moved(before, series(found, busy, in_flight=3, body_bytes=400)) == {
         "vecgate_queue_items": 7,
         "vecgate_queue_tokens": 900,
-        "vecgate_tokens_per_second": 1234.5,
+        "vecgate_tokens_per_second": 1200,
+        "vecgate_backlog_seconds": 0.75,
         "vecgate_device_busy_seconds": 0.5,
         "vecgate_uptime_seconds": 60,
         "vecgate_device_memory_bytes{kind=active}": 10,
@@ -217,8 +218,18 @@ def test_the_process_and_the_build_are_told() -> None:
     samples = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
     assert samples["process_resident_memory_bytes"].value > 2**20
     assert samples["process_cpu_seconds_total"].value > 0
+    assert samples["vecgate_memory_footprint_bytes"].value > 2**20
+    assert samples["vecgate_memory_footprint_peak_bytes"].value >= samples["vecgate_memory_footprint_bytes"].value
     assert samples["process_start_time_seconds"].value > 1e9
     assert samples["vecgate_build_info"].labels["version"] == "1.2.3"
+
+
+def test_lost_lines_are_counted_once() -> None:
+    found = Metrics("1")
+    before = series(found)
+    for lost in (2, 2, 5):
+        found.expose(IDLE, lost_lines=lost)
+    assert moved(before, series(found, lost_lines=5)) == {"vecgate_log_lines_lost_total": 5}
 
 
 def test_two_servers_in_one_process_count_apart() -> None:

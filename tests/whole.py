@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
 import httpx
@@ -37,15 +37,15 @@ class Whole:
         given = {"BACKEND": "fake", "MODEL_NAME": str(model), "VECGATE_CACHE_DIR": str(cwd / "cache"), **names}
         self.settings = config.load({}, given, cwd)
         self.script = script or fake.Script()
+        self.lost_lines = 0
 
-    def __enter__(self) -> Whole:
+    def __enter__(self) -> Self:
         self._runner = asyncio.Runner()
         self._patch = patch.object(fake, "load", partial(fake.load, script=self.script))
         self._patch.start()
         try:
             self.run(self._start())
-            while self.get("/health/ready").json()["status"] in ("loading", "warming"):
-                time.sleep(0.002)
+            self.wait()
         except BaseException:
             self._stop()
             raise
@@ -56,6 +56,11 @@ class Whole:
             self.run(self._end())
         finally:
             self._stop()
+
+    def wait(self) -> None:
+        """Until it is loaded, or failed to."""
+        while self.get("/health/ready").json()["status"] in ("loading", "warming"):
+            time.sleep(0.002)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         async def in_time() -> T:
@@ -76,7 +81,7 @@ class Whole:
         return self.ask("POST", path, headers={"content-type": "application/json", **headers}, **content)
 
     async def _start(self) -> None:
-        self.app, self.life = build(self.settings)
+        self.app, self.life = build(self.settings, lost_lines=lambda: self.lost_lines)
         self._asked: asyncio.Queue[Any] = asyncio.Queue()
         self._told: asyncio.Queue[Any] = asyncio.Queue()
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}

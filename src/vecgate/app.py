@@ -27,15 +27,19 @@ from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings
 
 
-def build(settings: Settings, on_ready: Callable[[Status], None] = lambda _: None) -> tuple[Guard, Life]:
+def build(
+    settings: Settings,
+    on_ready: Callable[[Status], None] = lambda _: None,
+    lost_lines: Callable[[], int] = lambda: 0,
+) -> tuple[Guard, Life]:
     """The whole server, not yet loading; raises ConfigError and CheckpointError.
 
-    on_ready: called once, on the device thread, when every model is loaded.
+    on_ready: called once, on the device thread, when every model is loaded. lost_lines: of the log, since the start.
     """
     metrics = Metrics(__version__)
     engine = build_engine(settings, metrics, aliases=settings.aliases)
     engine.on_ready = lambda: on_ready(engine.status())
-    guard = create_app(settings, engine, metrics)
+    guard = create_app(settings, engine, metrics, lost_lines)
 
     def leaving() -> None:
         engine.drain()
@@ -60,13 +64,28 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
     )
 
 
-def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> Guard:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics | None = None,
+    lost_lines: Callable[[], int] = lambda: 0,
+) -> Guard:
     """The ASGI app over any engine. An engine with `start` and `close` is started and closed by the app's lifespan."""
     metrics = metrics or Metrics(__version__)
     table = protocols.routes()
     render = protocols.render_for(table)
+
+    def expose(accept: str) -> tuple[str, bytes]:
+        return metrics.expose(
+            engine.status(),
+            accept,
+            in_flight=guard.in_flight,
+            body_bytes=guard.body_bytes,
+            lost_lines=lost_lines(),
+        )
+
     litestar = Litestar(
-        route_handlers=protocols.mount(table, engine, _site(settings, engine, metrics, table, lambda: guard)),
+        route_handlers=protocols.mount(table, engine, _site(settings, expose, table)),
         exception_handlers={HTTPException: partial(_outside_a_route, table, render), Exception: _unforeseen},
         on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
         on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
@@ -167,11 +186,7 @@ def _backend(requested: str, read: Checkpoint) -> tuple[str, str]:
 
 
 def _site(
-    settings: Settings,
-    engine: Engine,
-    metrics: Metrics,
-    table: tuple[protocols.Route, ...],
-    guard: Callable[[], Guard],
+    settings: Settings, metrics: Callable[[str], tuple[str, bytes]], table: tuple[protocols.Route, ...]
 ) -> protocols.Site:
     return protocols.Site(
         max_inputs=settings.max_inputs,
@@ -184,7 +199,7 @@ def _site(
         cut=settings.truncate,
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
-        metrics=lambda: metrics.expose(engine.status(), in_flight=guard().in_flight, body_bytes=guard().body_bytes),
+        metrics=metrics,
         document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
     )
 

@@ -12,6 +12,7 @@ from typing import get_args
 
 import psutil
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -20,10 +21,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from vecgate.core import BatchReport, Record, State, Status
+from vecgate.core import BatchReport, Queue, Record, State, Status
+from vecgate.footprint import footprint
+
+OPENMETRICS = "application/openmetrics-text"
 
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
 OTHER = "other"
@@ -42,12 +46,21 @@ class Process(Collector):
         self._process = psutil.Process()
 
     def collect(self) -> Iterator[Metric]:
+        held = footprint()
         with self._process.oneshot():
             times, resident = self._process.cpu_times(), self._process.memory_info().rss
             started = self._process.create_time()
         yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", resident)
         yield GaugeMetricFamily("process_start_time_seconds", "Start, in Unix time.", started)
         yield CounterMetricFamily("process_cpu_seconds", "Processor time, user and system.", times.user + times.system)
+        yield GaugeMetricFamily(
+            "vecgate_memory_footprint_bytes",
+            "The process's memory as the system counts it: on macOS with what the GPU holds, on Linux with what is swapped.",
+            held.now_bytes,
+        )
+        yield GaugeMetricFamily(
+            "vecgate_memory_footprint_peak_bytes", "The most of it since the process began.", held.peak_bytes
+        )
 
 
 class Metrics:
@@ -56,7 +69,9 @@ class Metrics:
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter and histogram that nobody reads
         self.registry = CollectorRegistry()
+        self.labels: dict[str, tuple[str, ...]] = {}
         self._totals: dict[str, tuple[int, int]] = {}
+        self._lost_lines = 0
         self._start(version)
         self._requests()
         self._batches()
@@ -100,12 +115,22 @@ class Metrics:
         """One request refused for lack of room; `reason` is one of the callers' own few words."""
         self.shed.labels(reason).inc()
 
-    def expose(self, status: Status, *, in_flight: int = 0, body_bytes: int = 0) -> tuple[str, bytes]:
-        """Media type and text, with the gauges as they are at this moment."""
+    def expose(
+        self, status: Status, accept: str = "", *, in_flight: int = 0, body_bytes: int = 0, lost_lines: int = 0
+    ) -> tuple[str, bytes]:
+        """Media type and text, with the gauges as they are at this moment; OpenMetrics where the Accept header names it.
+
+        lost_lines: of the log, since the start.
+        """
         self.in_flight.set(in_flight)
         self.body_bytes.set(body_bytes)
+        self.lost_lines.inc(max(0, lost_lines - self._lost_lines))
+        self._lost_lines = max(lost_lines, self._lost_lines)
         self._read_engine(status)
         self._read_models(status)
+        if OPENMETRICS in accept.lower():
+            text = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return openmetrics.CONTENT_TYPE_LATEST, text
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
     def _read_engine(self, status: Status) -> None:
@@ -114,6 +139,7 @@ class Metrics:
         self.queue_items.set(status.queue.items)
         self.queue_tokens.set(status.queue.tokens)
         self.tokens_per_s.set(status.queue.tokens_per_s or 0.0)
+        self.backlog_seconds.set(_backlog_s(status.queue))
         self.device_alive.set(status.alive)
         self.device_busy_seconds.set(status.busy_s or 0.0)
         self.uptime_seconds.set(status.uptime_s)
@@ -136,6 +162,7 @@ class Metrics:
         python = platform.python_version()
         self._gauge("build_info", "What runs here.", "version", "python").labels(version, python).set(1)
         self.uptime_seconds = self._gauge("uptime_seconds", "Since the engine was made.")
+        self.lost_lines = self._counter("log_lines_lost", "Lines of the log nobody took: a full disk, a stuck reader.")
         self.registry.register(Process())
 
     def _requests(self) -> None:
@@ -170,17 +197,38 @@ class Metrics:
         self.queue_items = self._gauge("queue_items", "Rows waiting for the device.")
         self.queue_tokens = self._gauge("queue_tokens", "Tokens waiting for the device.")
         self.tokens_per_s = self._gauge("tokens_per_second", "The device's measured rate; 0 before the first batch.")
+        self.backlog_seconds = self._gauge(
+            "backlog_seconds", "How long what waits will take: its tokens over the rate."
+        )
         self.device_alive = self._gauge("device_alive", "1 while the device thread answers.")
         self.device_busy_seconds = self._gauge("device_busy_seconds", "How long the current batch has run; 0 if idle.")
         self.device_memory = self._gauge(
             "device_memory_bytes", "Held by arrays, kept for reuse, and the bound.", "kind"
         )
 
+    def _named(self, name: str, labels: tuple[str, ...]) -> str:
+        self.labels[f"vecgate_{name}"] = labels
+        return f"vecgate_{name}"
+
     def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(f"vecgate_{name}", told, labels, registry=self.registry)
+        return Counter(self._named(name, labels), told, labels, registry=self.registry)
 
     def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
-        return Gauge(f"vecgate_{name}", told, labels, registry=self.registry)
+        return Gauge(self._named(name, labels), told, labels, registry=self.registry)
 
     def _histogram(self, name: str, told: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"vecgate_{name}", told, labels, buckets=buckets, registry=self.registry)
+        return Histogram(self._named(name, labels), told, labels, buckets=buckets, registry=self.registry)
+
+
+def _backlog_s(queue: Queue) -> float:
+    return queue.tokens / queue.tokens_per_s if queue.tokens_per_s else 0.0
+
+
+def table() -> str:
+    """Every metric, with what it means, as the Markdown table of docs/operations.md."""
+    found, rows = Metrics(""), ["| Metric | Kind | Labels | What it says |", "|---|---|---|---|"]
+    for family in sorted(found.registry.collect(), key=lambda family: family.name):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in found.labels.get(family.name, ()))
+        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(rows)

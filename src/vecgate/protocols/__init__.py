@@ -83,7 +83,7 @@ class Site:
     cut: Cut = "end"
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
-    metrics: Callable[[], tuple[str, bytes]] = lambda: ("text/plain", b"")
+    metrics: Callable[[str], tuple[str, bytes]] = lambda _accept: ("text/plain", b"")
     document: Callable[[], bytes] = lambda: b"{}"
 
 

@@ -193,7 +193,7 @@ async def ping(_ask: Ask) -> Answer:
 
 
 async def metrics(ask: Ask) -> Answer:
-    media_type, body = ask.site.metrics()
+    media_type, body = ask.site.metrics(ask.accept)
     return Answer(body, media_type=media_type, headers=_fresh())
 
 
