@@ -285,7 +285,8 @@ def test_names_of_the_field_only() -> None:
 
 BLANKET = {
     "vecgate/cli.py": 1,  # a command's last line: one sentence instead of a traceback, which --debug shows
-    "vecgate/engine/batcher.py": 3,  # around forward; a job's error to its caller, the device thread's to all of them
+    "vecgate/engine/attempt.py": 1,  # around forward
+    "vecgate/engine/batcher.py": 2,  # a job's error to its caller, the device thread's to all of them
     "vecgate/guard.py": 1,  # renders what nobody foresaw
 }
 

@@ -247,7 +247,10 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What waits for the device, and how fast it goes (None until the first batch)."""
+    """What waits for the device, and how fast it goes (None until the first batch).
+
+    wait_s: how long that will take, with what is still being tokenised; 0 until a well-filled batch has told the rate.
+    """
 
     items: int
     tokens: int
@@ -261,6 +264,7 @@ class Status:
     alive: the device thread lives and its current batch is not far over the longest one seen. busy_s: how long the
     current batch has run (None: idle). error: why the state is "failed".
     """
+    wait_s: float = 0.0
 
     state: State
     models: tuple[ModelCard, ...]

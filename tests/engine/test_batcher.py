@@ -197,6 +197,96 @@ def test_two_models_take_turns_by_who_has_waited_longest(bench: Bench) -> None:
     assert order == ["m", "n", "m"]
 
 
+def test_a_model_with_much_to_do_does_not_keep_another_from_its_turn(bench: Bench) -> None:
+    """Each has its share of the device's time, whoever came first and however much waits."""
+    order: list[str] = []
+    bench.batcher._on_batch = lambda report: order.append(report.model)
+    other = fake.Script(forward_s=0.004)
+    bench.script.forward_s = 0.002
+    bench.batcher.open("n", fake.load(CHECKPOINT, script=other), LIMITS)
+
+    async def calls() -> None:
+        bench.hold()
+        first = asyncio.create_task(bench.batcher.submit("m", [row(*range(100))] * 600))
+        await bench.entered()
+        second = asyncio.create_task(bench.batcher.submit("n", [row(*range(100))] * 100))
+        await asyncio.sleep(0)
+        bench.release()
+        await second
+        await first
+
+    asyncio.run(calls())
+    last = len(order) - order[::-1].index("n")
+    assert order.index("n") <= 2
+    assert order[last:] == ["m"] * (len(order) - last)
+    assert len(order) - last > 2
+
+
+def test_a_model_that_was_idle_has_not_saved_its_time_up(bench: Bench) -> None:
+    bench.batcher.open("n", fake.load(CHECKPOINT, script=fake.Script()), LIMITS)
+    lanes = bench.batcher._lanes
+
+    async def calls() -> None:
+        await bench.batcher.submit("m", [row(1)])
+        lanes["m"].spent_s = 100.0
+        bench.hold()
+        waiting = [asyncio.create_task(bench.batcher.submit("m", [row(1)])) for _ in range(2)]
+        await bench.entered()
+        waiting.append(asyncio.create_task(bench.batcher.submit("m", [row(1)])))
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(bench.batcher.submit("n", [row(1)])))
+        await asyncio.sleep(0)
+        assert lanes["n"].spent_s == 100.0
+        bench.release()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(calls())
+
+
+def test_a_failed_call_has_no_more_rows_computed(bench: Bench) -> None:
+    bench.script.failure = lambda tokens: RuntimeError("no") if 1 in tokens.ids else None
+    rows = [row(1), *[row(*range(2, 102)) for _ in range(500)]]
+
+    async def call() -> None:
+        with pytest.raises(BackendFailed):
+            await bench.batcher.submit("m", rows)
+        await asyncio.wrap_future(bench.batcher.run(lambda: None))
+
+    asyncio.run(call())
+    assert bench.script.rows < 20
+    assert bench.batcher.queue().items == 0
+
+
+def test_no_room_halves_the_budget_and_it_comes_back(bench: Bench) -> None:
+    bench.script.most_tokens = 600
+    rows = [row(*range(100))] * 60
+    ticket = asyncio.run(bench.batcher.submit("m", rows))
+    assert ticket.left == 0
+    assert bench.batcher.budget("m") == 500
+    assert [len(batch.rows) for batch in bench.script.batches[:4]] == [10, 5, 5, 5]  # then every batch fits
+    assert max(len(batch.rows) for batch in bench.script.batches[1:]) == 5
+    bench.script.most_tokens = None
+    asyncio.run(bench.batcher.submit("m", [row(*range(100))] * 2000))
+    assert bench.batcher.budget("m") == LIMITS.tokens
+
+
+def test_what_is_being_made_ready_counts_as_waiting(bench: Bench) -> None:
+    asyncio.run(bench.batcher.submit("m", [row(*range(100))] * 10))
+    assert bench.batcher.wait_s(10_000) == bench.batcher.queue().wait_s == 0.0
+    with bench.batcher.coming("m", 1_000_000):
+        assert bench.batcher.wait_s(10_000) == bench.batcher.queue().wait_s > 0.0
+        assert bench.batcher.wait_s(1) == 0.0
+    assert bench.batcher.wait_s(10_000) == 0.0
+
+
+def test_the_wait_is_that_of_the_model_with_the_least_to_do(bench: Bench) -> None:
+    bench.batcher.open("n", fake.load(CHECKPOINT, script=fake.Script()), LIMITS)
+    asyncio.run(bench.batcher.submit("m", [row(*range(100))] * 10))
+    with bench.batcher.coming("m", 1_000_000):
+        assert bench.batcher.queue().wait_s > 0.0
+        assert bench.batcher.wait_s(10_000) == 0.0
+
+
 def test_no_rows_is_no_wait(bench: Bench) -> None:
     assert asyncio.run(bench.batcher.submit("m", [])).count == 0
 
@@ -339,7 +429,7 @@ def test_the_row_by_row_run_asks_before_each_row(bench: Bench, monkeypatch: pyte
     assert bench.reports[-1].dropped_rows == 2
 
 
-def test_out_of_memory_gives_cached_memory_back_before_the_rows_are_tried_alone(bench: Bench) -> None:
+def test_out_of_memory_gives_cached_memory_back_before_the_halves_are_tried(bench: Bench) -> None:
     bench.script.once.append(OutOfMemory("no room"))
     ticket = asyncio.run(bench.batcher.submit("m", [row(1), row(2)]))
     assert ticket.left == 0

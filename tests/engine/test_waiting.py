@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecgate.core import Tokens
-from vecgate.engine.waiting import Item, Limits, Ticket, padded, take
+from vecgate.engine.waiting import (
+    OLDEST_SHARE,
+    RECOVER_BATCHES,
+    WINDOW_ROWS,
+    Item,
+    Lane,
+    Limits,
+    Ticket,
+    padded,
+    take,
+)
 
 PADS = (8, 16, 32, 64, 128, 256, 512)
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=60)
@@ -29,6 +41,24 @@ def queue(lengths: list[int], owners: list[int], batch_size: int | None = None) 
         ]
 
     return asyncio.run(build())
+
+
+def lane(limits: Limits, calls: Sequence[Sequence[int]]) -> Lane:
+    """A queue that these calls (the lengths of their rows) came into, in their order."""
+    backend: Any = None  # a queue never asks it
+    made = Lane("m", backend, limits)
+    for lengths in calls:
+        join(made, lengths)
+    return made
+
+
+def join(lane: Lane, lengths: Sequence[int], batch_size: int | None = None) -> Ticket:
+    async def build() -> Ticket:
+        return Ticket([Tokens(np.zeros(length, np.int32)) for length in lengths], batch_size)
+
+    ticket = asyncio.run(build())
+    lane.add(ticket)
+    return ticket
 
 
 def computed(items: list[Item], limits: Limits) -> int:
@@ -105,3 +135,162 @@ def test_packed_rows_cost_their_own_length_only() -> None:
 @pytest.mark.parametrize(("length", "expected"), [(1, 8), (8, 8), (9, 16), (512, 512), (513, 513)])
 def test_padded(length: int, expected: int) -> None:
     assert padded(length, PADS) == expected
+
+
+# the queue: who goes first, and that everybody goes
+
+BUDGET = Limits(tokens=1000, rows=64)
+LARGE = [100] * 50  # five batches
+calls = st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=20), min_size=1, max_size=12)
+
+
+def emptied(lane: Lane) -> list[list[Item]]:
+    """All batches until nothing waits."""
+    batches = []
+    while lane.calls:
+        batches.append(lane.next())
+    return batches
+
+
+@settings(max_examples=40)
+@given(calls, st.integers(1, 1500), row_limits, pads)
+def test_every_row_leaves_the_queue_once_and_no_batch_is_over_budget(
+    lengths: list[list[int]], tokens: int, rows: int, pad_lengths: tuple[int, ...] | None
+) -> None:
+    limits = Limits(tokens, rows, pad_lengths)
+    made = lane(limits, lengths)
+    batches = emptied(made)
+    assert all(len(batch) == 1 or computed(batch, limits) <= tokens for batch in batches)
+    assert max(map(len, batches)) <= rows
+    left = Counter(len(item) for batch in batches for item in batch)
+    assert left == Counter(length for call in lengths for length in call)
+    assert (made.rows, made.tokens, made.small_tokens, made.ranks) == (0, 0, 0, {})
+
+
+@pytest.mark.parametrize("pad_lengths", [None, PADS])
+def test_small_calls_are_in_the_next_batch_however_much_waits(pad_lengths: tuple[int, ...] | None) -> None:
+    made = lane(Limits(4096, 64, pad_lengths), [[256] * (5 * WINDOW_ROWS), [200] * 300])
+    made.next()
+    small = [join(made, [length]) for length in (20, 120, 7)]
+    batch = made.next()
+    assert {item.ticket for item in batch} >= set(small)
+    assert len(batch) > len(small)  # and what is left of it is not wasted
+
+
+def test_a_query_with_every_batch_costs_a_large_call_next_to_nothing() -> None:
+    alone = len(emptied(lane(BUDGET, [[20] * 4000])))
+    made = lane(BUDGET, [[20] * 4000])
+    count = 0
+    while len(made.calls) > 0:
+        query = join(made, [10])
+        assert query in {item.ticket for item in made.next()}
+        count += 1
+    assert alone < count <= 1.05 * alone
+
+
+def test_a_large_call_ends_though_small_ones_never_stop_coming() -> None:
+    made = lane(BUDGET, [LARGE])
+    large = next(iter(made.calls))
+    batches = 0
+    while large in made.calls:
+        for _ in range(30):
+            join(made, [100])  # three batches' worth for each batch
+        made.next()
+        batches += 1
+    assert batches <= 5 / OLDEST_SHARE + 4
+
+
+def test_of_large_calls_the_smaller_goes_first_and_among_alike_the_older() -> None:
+    made = lane(BUDGET, [[100] * 200, [100] * 20, [100] * 21])
+    largest, older, newer = made.calls
+    order = [item.ticket for batch in emptied(made) for item in batch]
+    ends = [len(order) - order[::-1].index(ticket) for ticket in (older, newer, largest)]
+    assert ends == sorted(ends)
+    assert ends[0] <= 20 / (1 - OLDEST_SHARE) + 20
+
+
+def test_the_last_of_many_small_calls_waits_for_those_before_it_only() -> None:
+    made = lane(BUDGET, [[10]] * 640)
+    order = [item.ticket for batch in emptied(made) for item in batch]
+    assert order == list(dict.fromkeys(order))
+    assert len(order) == 640
+
+
+def test_a_call_shows_some_of_its_own_batches_only() -> None:
+    made = lane(Limits(100_000, 64), [])
+    join(made, [10] * 2000, batch_size=8)
+    assert len(made.next()) == 8
+
+
+# what a queue knows of its device
+
+
+def measured(lengths: Sequence[Sequence[int]], tokens_per_s: float = 1000.0) -> Lane:
+    made = lane(BUDGET, [[100] * 10])
+    made.measure(made.next(), 1000 / tokens_per_s)
+    for one in lengths:
+        join(made, one)
+    return made
+
+
+def test_the_wait_is_what_is_here_over_the_rate() -> None:
+    made = measured([[100] * 80, [100]])
+    made.coming_tokens = 900
+    assert made.wait_s == pytest.approx(9.0)
+    assert made.ahead_s(10_000) == pytest.approx(9.0)
+
+
+def test_a_small_call_waits_for_small_ones_only() -> None:
+    assert measured([LARGE]).ahead_s(10) == 0.0
+    assert measured([LARGE, [100]]).ahead_s(10) == pytest.approx(0.1 / (1 - OLDEST_SHARE))
+
+
+def test_nobody_waits_in_an_empty_queue_whatever_it_asks() -> None:
+    assert measured([]).ahead_s(10**9) == 0.0
+
+
+def test_a_batch_of_one_short_row_says_nothing_of_the_wait() -> None:
+    made = lane(BUDGET, [[10]])
+    made.measure(made.next(), 1.0)
+    join(made, LARGE)
+    assert (made.tokens_per_s, made.wait_s) == (10.0, 0.0)
+
+
+def test_the_rate_follows_well_filled_batches() -> None:
+    made = measured([[100] * 1000])
+    for _ in range(40):
+        made.measure(made.next(), 4.0)
+    assert made.tokens_per_s == pytest.approx(250.0, rel=0.01)
+    made.measure(made.next(), 0.5)
+    assert made.tokens_per_s == pytest.approx(1125.0, rel=0.01)  # half-way up at once
+
+
+def test_a_budget_without_room_is_halved_and_comes_back_slowly() -> None:
+    made = lane(BUDGET, [[100] * 5000])
+    made.shrink(computed=1000)
+    assert made.limits.tokens == 500
+    seen = []
+    while made.limits.tokens < 1000:
+        before = made.limits.tokens
+        for _ in range(RECOVER_BATCHES):
+            made.recover(made.next())
+        assert before < made.limits.tokens <= before * 1.1
+        seen.append(made.limits.tokens)
+    assert seen[-1] == 1000
+    assert len(seen) == 8
+
+
+def test_batches_that_are_far_from_full_bring_no_budget_back() -> None:
+    made = lane(BUDGET, [])
+    made.shrink(computed=1000)
+    for _ in range(3 * RECOVER_BATCHES):
+        join(made, [100])
+        made.recover(made.next())
+    assert made.limits.tokens == 500
+
+
+def test_a_budget_is_one_token_at_least_and_still_gives_a_row() -> None:
+    made = lane(BUDGET, [[100] * 3])
+    made.shrink(computed=1)
+    assert made.limits.tokens == 1
+    assert len(made.next()) == 1

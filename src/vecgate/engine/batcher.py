@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from time import monotonic
 from typing import TypeVar
 
 import numpy as np
 
-from vecgate.core import Backend, Batch, BatchReport, Memory, Queue, Tokens, Vectors
+from vecgate.core import Backend, BatchReport, Memory, Queue, Tokens
+from vecgate.engine.attempt import Attempt, Outcome, where
 from vecgate.engine.waiting import Item, Lane, Limits, Ticket
-from vecgate.errors import BackendFailed, NotReady, OutOfMemory, VecgateError
+from vecgate.errors import NotReady, VecgateError
 
 log = logging.getLogger("vecgate.batcher")
 T = TypeVar("T")
@@ -44,7 +45,6 @@ class Batcher:
         self._closed = False
         self._busy_since: float | None = None
         self._longest_s = 0.0
-        self._tokens_per_s: float | None = None
         self._running: list[Item] = []
         self.memory: Memory | None = None
         self._memory_read_s = 0.0
@@ -93,13 +93,40 @@ class Batcher:
         with self._wake:
             if self._closed:
                 raise _ended()
-            self._lanes[model].add(ticket)
+            self._enter(self._lanes[model], ticket)
             self._wake.notify()
         try:
             await ticket.done
         finally:
             self._leave(model, ticket)
         return ticket
+
+    def _enter(self, lane: Lane, ticket: Ticket) -> None:
+        """A lane that was empty begins at the level of those that were not: time it did not need is not saved up."""
+        if not lane.calls:
+            others = [other.spent_s for other in self._lanes.values() if other.calls]
+            lane.spent_s = max(lane.spent_s, min(others, default=lane.spent_s))
+        lane.add(ticket)
+
+    @contextmanager
+    def coming(self, model: str, tokens: int) -> Iterator[None]:
+        """About so many tokens are being made ready for `submit`: they count as waiting."""
+        lane = self._lanes[model]
+        lane.coming_tokens += tokens
+        try:
+            yield
+        finally:
+            lane.coming_tokens -= tokens
+
+    def wait_s(self, tokens: int) -> float:
+        """Seconds until the device has done what goes before a new call of so many tokens, of the model with the least
+        to do; 0 until the rates are known."""
+        return min((lane.ahead_s(tokens) for lane in self._lanes.values()), default=0.0)
+
+    def budget(self, model: str) -> int | None:
+        """Computed tokens of a batch as they are now; None until the model is open."""
+        lane = self._lanes.get(model)
+        return None if lane is None else lane.limits.tokens
 
     def _leave(self, model: str, ticket: Ticket) -> None:
         """Nobody waits for the call any more: what it has waiting is forgotten at once."""
@@ -113,7 +140,13 @@ class Batcher:
 
     def queue(self) -> Queue:
         lanes = tuple(self._lanes.values())
-        return Queue(sum(lane.rows for lane in lanes), sum(lane.tokens for lane in lanes), self._tokens_per_s)
+        rates = [lane.tokens_per_s for lane in lanes if lane.tokens_per_s is not None]
+        return Queue(
+            items=sum(lane.rows for lane in lanes),
+            tokens=sum(lane.tokens for lane in lanes),
+            tokens_per_s=max(rates, default=None),
+            wait_s=sum(lane.wait_s for lane in lanes),
+        )
 
     @property
     def busy_s(self) -> float | None:
@@ -131,7 +164,7 @@ class Batcher:
             while self._step():
                 pass
         except BaseException as death:  # noqa: BLE001 - logged, told to every call, and the process ends
-            log.critical("The device thread died: %s", type(death).__name__, extra=_where(death))
+            log.critical("The device thread died: %s", type(death).__name__, extra=where(death))
             self.on_death(death)
         finally:
             with self._wake:
@@ -150,7 +183,7 @@ class Batcher:
                 return False
             job = self._jobs.popleft() if self._jobs else None
             if job is None:
-                lane = min((lane for lane in self._lanes.values() if lane.calls), key=lambda lane: lane.since_s)
+                lane = min((lane for lane in self._lanes.values() if lane.calls), key=lambda lane: lane.spent_s)
                 items = self._running = lane.next()
         if job is not None:
             job()
@@ -160,8 +193,9 @@ class Batcher:
 
     def _run(self, lane: Lane, items: list[Item]) -> None:
         self._busy_since = started_s = monotonic()
+        attempt = Attempt(lane.backend, lane.limits)
         try:
-            outcomes = self._forward(lane, items)
+            attempt.run(items)
         finally:
             self._busy_since = None
         took_s = monotonic() - started_s
@@ -169,10 +203,23 @@ class Batcher:
         for ticket in {item.ticket for item in items}:
             ticket.started_s = ticket.started_s or started_s
             ticket.forward_s += took_s
-        self._report(lane, items, outcomes, started_s, took_s)
-        self._deliver(items, outcomes)
+        self._learn(lane, items, attempt, took_s)
+        self._report(lane, items, attempt, started_s, took_s)
+        self._deliver(lane, [attempt.outcomes[item] for item in items], items)
         self._running = []
         self._watch_memory(lane.backend)
+
+    def _learn(self, lane: Lane, items: list[Item], attempt: Attempt, took_s: float) -> None:
+        """What a batch says of the device: its rate, and whether it has room."""
+        with self._wake:
+            lane.spent_s += took_s
+            if attempt.no_room is not None:
+                lane.shrink(attempt.no_room)
+                told = lane.model, lane.limits.tokens, lane.most_tokens
+                log.warning("%s has no room for its batches: %d tokens each for now, instead of %d.", *told)
+            elif not attempt.again:
+                lane.measure(items, took_s)
+                lane.recover(items)
 
     def _watch_memory(self, backend: Backend) -> None:
         if monotonic() - self._memory_read_s < MEMORY_EVERY_S:
@@ -183,22 +230,9 @@ class Batcher:
         if memory.cache_bytes and memory.limit_bytes and held > TRIM_OVER * memory.limit_bytes:
             backend.trim()
 
-    def _forward(self, lane: Lane, items: list[Item]) -> list[Outcome]:
-        """One row or error per item; a batch that fails is run again row by row, so that one bad row fails one call."""
-        outcomes = _attempt(lane.backend, items)
-        if not isinstance(outcomes, VecgateError):
-            return outcomes
-        if len(items) == 1:
-            return [outcomes]
-        log.warning("A batch of %d rows failed and is run again row by row.", len(items))
-        if isinstance(outcomes, OutOfMemory):
-            lane.backend.trim()
-        return [None if item.ticket.gone else self._forward(lane, [item])[0] for item in items]
-
-    def _report(self, lane: Lane, items: list[Item], outcomes: list[Outcome], started_s: float, took_s: float) -> None:
+    def _report(self, lane: Lane, items: list[Item], attempt: Attempt, started_s: float, took_s: float) -> None:
+        outcomes = attempt.outcomes.values()
         total = sum(len(item) for item in items)
-        rate = total / max(took_s, 1e-6)
-        self._tokens_per_s = rate if self._tokens_per_s is None else 0.8 * self._tokens_per_s + 0.2 * rate
         self._on_batch(
             BatchReport(
                 model=lane.model,
@@ -208,12 +242,12 @@ class Batcher:
                 forward_s=took_s,
                 queue_s=tuple(started_s - item.ticket.queued_s for item in items),
                 failed_rows=sum(isinstance(outcome, VecgateError) for outcome in outcomes),
-                nonfinite_rows=sum(isinstance(outcome, _Unusable) for outcome in outcomes),
+                nonfinite_rows=attempt.nonfinite,
                 dropped_rows=sum(outcome is None for outcome in outcomes),
             )
         )
 
-    def _deliver(self, items: list[Item], outcomes: list[Outcome]) -> None:
+    def _deliver(self, lane: Lane, outcomes: list[Outcome], items: list[Item]) -> None:
         """Rows into their call's matrix; one wake-up per loop for all calls that are complete."""
         failed: dict[VecgateError, list[Ticket]] = {}
         complete = []
@@ -230,6 +264,9 @@ class Batcher:
                     complete.append(ticket)
         self._answer(complete, None)
         for error, tickets in failed.items():
+            with self._wake:
+                for ticket in tickets:
+                    lane.drop(ticket)  # nobody will see its other rows
             self._answer(tickets, error)
 
     def _answer(self, tickets: Iterable[Ticket], error: BaseException | None) -> None:
@@ -239,43 +276,6 @@ class Batcher:
         for loop, waiting in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, waiting, error)
-
-
-class _Unusable(BackendFailed):
-    """A row that is not finite, or an embedding without any direction."""
-
-
-Outcome = Vectors | VecgateError | None
-"""A row (D,), why there is none, or None: its call left before it was computed."""
-
-
-def _attempt(backend: Backend, items: list[Item]) -> list[Outcome] | VecgateError:
-    """The rows of one forward, each looked at, or why it failed as a whole.
-
-    An error comes back without its frames: they would keep the failed batch's tensors alive during the next attempt.
-    """
-    try:
-        rows = backend.forward(Batch(tuple(item.tokens for item in items)))
-        if rows.shape[0] != len(items):
-            raise BackendFailed(f"The model gave {rows.shape[0]} rows for {len(items)}.")
-    except Exception as error:  # noqa: BLE001 - whatever a model or its library throws costs only the rows that cause it
-        log.error("A forward of %d rows failed: %s", len(items), type(error).__name__, extra=_where(error))
-        failed = error if isinstance(error, VecgateError) else BackendFailed("The model failed on this input.")
-        failed.__cause__ = failed.__context__ = None
-        return failed.with_traceback(None)
-    return [
-        row if _usable(row) else _Unusable("The model gave no usable row for this input.", lasting=True) for row in rows
-    ]
-
-
-def _usable(row: Vectors) -> bool:
-    """Finite, and not all zero where it is a direction (a reranker's logit may be zero)."""
-    return bool(np.isfinite(row).all() and (row.shape[0] == 1 or row.any()))
-
-
-def _where(error: BaseException) -> dict[str, dict[str, str]]:
-    """For the log: where it happened, without its message, which may hold a client's text."""
-    return {"fields": {"stack": "".join(traceback.format_tb(error.__traceback__))}}
 
 
 def _ended() -> NotReady:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby, islice
 from time import monotonic
 
 from vecgate.core import Backend, Tokens, Vectors
@@ -19,6 +19,13 @@ WINDOW_ROWS = 1024
 """Waiting rows that `take` looks at: enough to sort by length, few enough to stay far below a forward's time."""
 WINDOW_BATCHES = 4
 """A call with a batch size shows at most this many of its batches in the window, so that others are seen too."""
+SMALL = 4
+"""A call of less than a batch's budget over this is small: it goes before all that is larger."""
+OLDEST_SHARE = 0.25
+"""What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
+RECOVER_BATCHES = 32
+"""Well-filled batches without a failure until a budget that was cut for lack of memory grows again."""
+RECOVER_BY = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,15 @@ def padded(length: int, pad_lengths: Sequence[int]) -> int:
 class Ticket:
     """One call's rows on their way: made on the loop, filled in by the device thread, awaited by the call.
 
-    waiting: rows not yet taken. gone: nobody waits for it any more.
+    waiting: rows not yet taken. rank: 0 for a small call, then one more for each doubling. gone: nobody waits for it any
+    more.
     """
 
     def __init__(self, rows: Sequence[Tokens], batch_size: int | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.batch_size = batch_size
+        self.rank = 0
         self.vectors: Vectors | None = None
         self.count = self.left = len(rows)
         self.waiting = deque(Item(tokens, self, index) for index, tokens in enumerate(rows))
@@ -77,28 +86,27 @@ class Item:
 
 
 def take(window: Sequence[Item], limits: Limits) -> list[int]:
-    """Indices of the next batch out of `window` (arrival order), shortest row first.
+    """Indices of the next batch out of `window`, shortest row first.
 
-    The oldest row is always in, so nothing starves. It is joined by the rows nearest to it in length: shorter ones
-    first, since they cost no more padding, then longer ones, while the budget of computed tokens and the row limits
-    (of the batch, of each call) hold. A row over the budget runs alone.
+    The first row is always in; a row over the budget runs alone. It is joined by the rows of its rank, then by those of
+    the ranks behind it in the window: of each rank those nearest to it in length, shorter ones first, since they cost no
+    more padding, then longer ones, while the budget of computed tokens and the row limits (of the batch, of each call) hold.
     """
-    order = sorted(range(len(window)), key=lambda i: (len(window[i]), i))
-    head = order.index(0)
     chosen = [0]
     total = longest = len(window[0])
+    least = min(map(len, window))
     per_call = {window[0].ticket: 1}
-    for i in (*reversed(order[:head]), *order[head + 1 :]):
+    for i in _by_nearness(window):
         if len(chosen) == limits.rows:
             break
         item = window[i]
-        grown = max(longest, len(item))
-        if limits.computed(grown, total + len(item), len(chosen) + 1) > limits.tokens:
-            if len(item) >= longest:
-                break
-            continue
         mine = per_call.get(item.ticket, 0)
         if item.ticket.batch_size is not None and mine >= item.ticket.batch_size:
+            continue
+        grown = max(longest, len(item))
+        if limits.computed(grown, total + len(item), len(chosen) + 1) > limits.tokens:
+            if limits.computed(longest, total + least, len(chosen) + 1) > limits.tokens:
+                break
             continue
         chosen.append(i)
         per_call[item.ticket] = mine + 1
@@ -106,57 +114,153 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
     return sorted(chosen, key=lambda i: (len(window[i]), i))
 
 
+def _by_nearness(window: Sequence[Item]) -> Iterator[int]:
+    """All indices but the first: rank by rank as they stand; of each those up to the first row's length, longest first,
+    then the longer ones, shortest first; equals as they came."""
+    length = len(window[0])
+    for _, run in groupby(range(1, len(window)), key=lambda i: window[i].ticket.rank):
+        order = sorted(run, key=lambda i: (len(window[i]), i))
+        at = bisect_left(order, length + 1, key=lambda i: len(window[i]))
+        yield from sorted(order[:at], key=lambda i: -len(window[i]))
+        yield from order[at:]
+
+
 @dataclass(slots=True)
 class Lane:
-    """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all."""
+    """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all.
+
+    limits: of a batch now; they shrink where the device lacks memory, and recover up to `most_tokens`. coming_tokens:
+    estimated, of calls that are still being tokenised. tokens_per_s: None until the first batch; `sure` once that was a
+    well-filled one, as others say only how fast the device is at least. spent_s: the device's time that this lane has
+    had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share.
+    """
 
     model: str
     backend: Backend
     limits: Limits
+    most_tokens: int = field(init=False)
     calls: dict[Ticket, None] = field(default_factory=dict)
+    ranks: dict[int, dict[Ticket, None]] = field(default_factory=dict)
     rows: int = 0
     tokens: int = 0
+    small_tokens: int = 0
+    coming_tokens: int = 0
+    tokens_per_s: float | None = None
+    sure: bool = False
+    spent_s: float = 0.0
+    owed: float = 0.0
+    good: int = 0
+
+    def __post_init__(self) -> None:
+        self.most_tokens = self.limits.tokens
 
     def add(self, ticket: Ticket) -> None:
+        ticket.rank = self.rank(sum(map(len, ticket.waiting)))
         self.calls[ticket] = None
+        self.ranks.setdefault(ticket.rank, {})[ticket] = None
         self._count(ticket.waiting, 1)
 
     def drop(self, ticket: Ticket) -> int:
         """Forget a call's waiting rows; how many they were."""
         if ticket not in self.calls:
             return 0
-        del self.calls[ticket]
         dropped = len(ticket.waiting)
         self._count(ticket.waiting, -1)
         ticket.waiting.clear()
+        self._forget(ticket)
         return dropped
 
     def next(self) -> list[Item]:
-        """The next batch, taken out of the queue."""
-        window: list[Item] = []
-        for ticket in self.calls:
-            most = WINDOW_ROWS - len(window)
-            if ticket.batch_size is not None:
-                most = min(most, WINDOW_BATCHES * ticket.batch_size)
-            window.extend(islice(ticket.waiting, most))
-            if len(window) == WINDOW_ROWS:
-                break
+        """The next batch, taken out of the queue: small calls first, each rank in the order of arrival; once the call
+        that waits longest is owed a batch, it is the first."""
+        oldest = next(iter(self.calls))
+        window = self._window([oldest] if self.owed >= 1.0 else [])
         items = [window[i] for i in take(window, self.limits)]
+        self._owe(oldest, items)
         self._count(items, -1)
         taken = set(items)
         for ticket, seen in Counter(item.ticket for item in window).items():
             shown = [ticket.waiting.popleft() for _ in range(seen)]
             ticket.waiting.extendleft(item for item in reversed(shown) if item not in taken)
             if not ticket.waiting:
-                del self.calls[ticket]
+                self._forget(ticket)
         return items
 
+    def _window(self, first: Sequence[Ticket]) -> list[Item]:
+        """The rows that the next batch may be made of: those of `first`, then rank by rank."""
+        window: list[Item] = []
+        ranked = chain.from_iterable(self.ranks[rank] for rank in sorted(self.ranks))
+        for ticket in chain(first, (one for one in ranked if one not in first)):
+            most = WINDOW_ROWS - len(window)
+            if ticket.batch_size is not None:
+                most = min(most, WINDOW_BATCHES * ticket.batch_size)
+            window.extend(islice(ticket.waiting, most))
+            if len(window) == WINDOW_ROWS:
+                break
+        return window
+
+    def _owe(self, oldest: Ticket, items: list[Item]) -> None:
+        """Count what the oldest call got of a batch against its share, in batches."""
+        got = sum(len(item) for item in items if item.ticket is oldest) / max(sum(map(len, items)), 1)
+        self.owed = max(0.0, self.owed + OLDEST_SHARE - got)
+
+    def _forget(self, ticket: Ticket) -> None:
+        del self.calls[ticket]
+        del self.ranks[ticket.rank][ticket]
+        if not self.ranks[ticket.rank]:
+            del self.ranks[ticket.rank]
+
+    def rank(self, tokens: int) -> int:
+        """0 for a call of so many tokens that is small, then one more for each doubling."""
+        return (SMALL * tokens // self.most_tokens).bit_length()
+
     @property
-    def since_s(self) -> float:
-        """When the call that waits longest came."""
-        return next(iter(self.calls)).queued_s
+    def wait_s(self) -> float:
+        """Seconds until what is here now will be computed, at the least; 0 until the rate is known."""
+        return (self.tokens + self.coming_tokens) / self.tokens_per_s if self.tokens_per_s and self.sure else 0.0
+
+    def ahead_s(self, tokens: int) -> float:
+        """The part of `wait_s` that goes before a new call of so many tokens: other small ones', if it is small."""
+        if self.rank(tokens) or not (self.tokens_per_s and self.sure):
+            return self.wait_s
+        return self.small_tokens / self.tokens_per_s / (1.0 - OLDEST_SHARE)
+
+    def measure(self, items: Sequence[Item], took_s: float) -> None:
+        """Learn the device's rate from a batch; faster is believed sooner than slower."""
+        rate = sum(map(len, items)) / max(took_s, 1e-6)
+        if not self._full(items):
+            self.tokens_per_s = max(self.tokens_per_s or 0.0, rate)
+        elif self.tokens_per_s is None or not self.sure:
+            self.tokens_per_s, self.sure = rate, True
+        else:
+            self.tokens_per_s += (0.5 if rate > self.tokens_per_s else 0.2) * (rate - self.tokens_per_s)
+
+    def shrink(self, computed: int) -> None:
+        """A batch of so many computed tokens had no room on the device: half of that is the budget from now on."""
+        self.good = 0
+        self._set_tokens(min(self.limits.tokens, max(1, computed // 2)))
+
+    def recover(self, items: Sequence[Item]) -> None:
+        """A batch had room: after some that were well filled, a budget that was cut grows by a tenth."""
+        if self.limits.tokens < self.most_tokens and self._full(items):
+            self.good += 1
+            if self.good >= RECOVER_BATCHES:
+                self.good = 0
+                self._set_tokens(
+                    min(self.most_tokens, max(self.limits.tokens + 1, int(self.limits.tokens * RECOVER_BY)))
+                )
+
+    def _set_tokens(self, tokens: int) -> None:
+        self.limits = replace(self.limits, tokens=tokens)
+
+    def _full(self, items: Sequence[Item]) -> bool:
+        """Whether a batch (shortest row first) used at least half of the budget, of tokens or of rows."""
+        computed = self.limits.computed(len(items[-1]), sum(map(len, items)), len(items))
+        return 2 * computed >= self.limits.tokens or 2 * len(items) >= self.limits.rows
 
     def _count(self, items: Iterable[Item], sign: int) -> None:
         for item in items:
             self.rows += sign
             self.tokens += sign * len(item)
+            if item.ticket.rank == 0:
+                self.small_tokens += sign * len(item)
