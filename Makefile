@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test check format model clean
+.PHONY: help serve test check soak format model clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,18 @@ check: ## formatting, lint, types, tests: what CI runs
 	$(MAKE) --no-print-directory test; tests=$$?; \
 	wait $$types || { cat .venv/mypy.log; exit 1; }; \
 	exit $$tests
+
+# What `make soak` is told: seconds and clients of the mixed load, texts through the real model, which parts; TIMED= asserts no seconds.
+SECONDS = 180
+CLIENTS = 24
+TEXTS = 1000
+PARTS = mixed,scenarios,memory
+TIMED = yes
+
+soak: ## abuse a server for minutes and count what it lost (SECONDS, CLIENTS, TEXTS, PARTS, TIMED)
+	@.ci/install test
+	@.venv/bin/python -m tests.soak --seconds $(SECONDS) --clients $(CLIENTS) --texts $(TEXTS) --parts $(PARTS) \
+		$(if $(TIMED),--timed)
 
 format: ## format the code and mend what lint can mend
 	@.ci/install test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "poison", "query:", "passage:")
 MAX_TOKENS = 12
 
 
-def checkpoint(folder: Path, task: Task = "embed", **changes: Any) -> Checkpoint:
+def checkpoint(folder: Path, task: Task = "embed", words: Sequence[str] = WORDS, **changes: Any) -> Checkpoint:
     """`[CLS] A [SEP] B [SEP]`, one token a word, 12 at most; named "small" or "judge"."""
-    vocabulary = {word: at for at, word in enumerate((*SPECIALS, *WORDS))}
+    vocabulary = {word: at for at, word in enumerate((*SPECIALS, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -50,11 +51,18 @@ def checkpoint(folder: Path, task: Task = "embed", **changes: Any) -> Checkpoint
     return replace(made, **changes)
 
 
-def folder(path: Path, task: Task = "embed", dimensions: int = 8) -> Path:
+def folder(
+    path: Path,
+    task: Task = "embed",
+    dimensions: int = 8,
+    *,
+    words: Sequence[str] = WORDS,
+    max_tokens: int = MAX_TOKENS,
+) -> Path:
     """The same model as files that checkpoint.read reads, for what begins with MODEL_NAME; its weights are no numbers."""
-    checkpoint(path, task)
+    checkpoint(path, task, words)
     head = {"architectures": ["BertForSequenceClassification"], "num_labels": 1} if task == "rerank" else {}
-    size = {"hidden_size": dimensions, "max_position_embeddings": MAX_TOKENS}
+    size = {"hidden_size": dimensions, "max_position_embeddings": max_tokens}
     files: dict[str, Any] = {
         "config.json": {"model_type": "bert", "pad_token_id": 0, **size, **head},
         "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
