@@ -31,6 +31,8 @@ CARD = ModelCard(
     backend="torch",
     device="cpu",
     dtype="float32",
+    batch_tokens=2048,
+    batch_tokens_now=512,
 )
 IDLE = Status("ready", (), Queue(0, 0, None), alive=True, busy_s=None, uptime_s=0.0)
 
@@ -189,6 +191,8 @@ def test_the_gauges_follow_the_status() -> None:
         "vecgate_device_memory_bytes{kind=limit}": 30,
         "vecgate_model_state{model=minilm,state=ready,task=embed}": 1,
         "vecgate_model_info{backend=torch,device=cpu,dtype=float32,model=minilm,task=embed}": 1,
+        "vecgate_batch_limit_tokens{kind=configured,model=minilm}": 2048,
+        "vecgate_batch_limit_tokens{kind=now,model=minilm}": 512,
         "vecgate_requests_in_flight": 3,
         "vecgate_body_bytes": 400,
     }

@@ -108,6 +108,11 @@ def computed(rows: int, tokens: int, model: str = "small") -> Moved:
     }
 
 
+def troubled(rows: int, tokens: int) -> Moved:
+    """What a batch moves that failed as a whole or in part, whose time tells no rate."""
+    return {name: by for name, by in computed(rows, tokens).items() if name != "vecgate_tokens_per_second"}
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One thing that happens to a fresh server, and all that it moves."""
@@ -289,13 +294,13 @@ SCENES = {
     "a row that is not finite": Scene(
         embed("a cat", "poison"),
         ended(OPENAI, 500)
-        | computed(2, 7)
+        | troubled(2, 7)
         | {"vecgate_nonfinite_rows_total{model=small}": 1, "vecgate_failed_rows_total{model=small}": 1},
         script=lambda: fake.Script(nan_ids=frozenset({POISON})),
     ),
     "a row that fails": Scene(
         embed("a cat", "poison"),
-        ended(OPENAI, 500) | computed(2, 7) | {"vecgate_failed_rows_total{model=small}": 1},
+        ended(OPENAI, 500) | troubled(2, 7) | {"vecgate_failed_rows_total{model=small}": 1},
         script=lambda: fake.Script(failure=lambda row: ValueError("no") if POISON in row.ids else None),
     ),
     "a device that is lost": Scene(
@@ -388,6 +393,8 @@ LOADED: Moved = {
     "vecgate_state{state=ready}": 1,
     "vecgate_model_state{model=small,state=loading,task=embed}": -1,
     "vecgate_model_state{model=small,state=ready,task=embed}": 1,
+    "vecgate_batch_limit_tokens{kind=configured,model=small}": 2048,
+    "vecgate_batch_limit_tokens{kind=now,model=small}": 2048,
     "vecgate_model_info{backend=fake,device=,dtype=,model=small,task=embed}": -1,
     "vecgate_model_info{backend=fake,device=cpu,dtype=float32,model=small,task=embed}": 1,
 }

@@ -101,6 +101,9 @@ def create_app(
         hosts=settings.allowed_hosts,
         origins=settings.allowed_origins,
         bind_host=settings.host,
+        local=settings.uds is not None,
+        rate_limit=settings.rate_limit,
+        key_concurrency=settings.key_concurrency,
         request_timeout_s=settings.request_timeout_s,
         body_limit_bytes=settings.body_limit_bytes,
         body_memory_bytes=settings.body_memory_bytes,
@@ -129,9 +132,6 @@ def _models(settings: Settings) -> list[Model]:
     if reranker:
         alone = replace(settings, task="rerank", pooling=None, prompts=())
         models.append(_model(alone, reranker, served_name=None if models else settings.served_name))
-        local=settings.uds is not None,
-        rate_limit=settings.rate_limit,
-        key_concurrency=settings.key_concurrency,
     if not models:
         raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
     return models

@@ -217,7 +217,8 @@ class VirtualName:
 class ModelCard:
     """What may be told of one served model. Widths and names are None until it is loaded.
 
-    virtual: what a list of models shows beside the true name.
+    virtual: what a list of models shows beside the true name. batch_tokens_now: `batch_tokens`, or less for a while after
+    the device had no room for that.
     """
 
     name: str
@@ -239,6 +240,7 @@ class ModelCard:
     dtype: str | None = None
     dimensions: int | None = None
     batch_tokens: int | None = None
+    batch_tokens_now: int | None = None
     why: str | None = None
     load_s: float | None = None
     warmup_s: float | None = None
@@ -255,6 +257,7 @@ class Queue:
     items: int
     tokens: int
     tokens_per_s: float | None
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +267,6 @@ class Status:
     alive: the device thread lives and its current batch is not far over the longest one seen. busy_s: how long the
     current batch has run (None: idle). error: why the state is "failed".
     """
-    wait_s: float = 0.0
 
     state: State
     models: tuple[ModelCard, ...]

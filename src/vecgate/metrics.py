@@ -153,9 +153,15 @@ class Metrics:
     def _read_models(self, status: Status) -> None:
         self.model_state.clear()
         self.model_info.clear()
+        self.batch_limit_tokens.clear()
         for card in status.models:
             for state in STATES:
                 self.model_state.labels(card.name, card.task, state).set(card.state == state)
+            for kind, tokens in (
+                ("configured", card.batch_tokens),
+                ("now", card.batch_tokens_now or card.batch_tokens),
+            ):
+                self.batch_limit_tokens.labels(card.name, kind).set(tokens or 0)
             self.model_info.labels(card.name, card.task, card.backend or "", card.device or "", card.dtype or "").set(1)
 
     def _start(self, version: str) -> None:
@@ -194,12 +200,16 @@ class Metrics:
         self.state = self._gauge("state", "1 for the server's state.", "state")
         self.model_state = self._gauge("model_state", "1 for each model's state.", "model", "task", "state")
         self.model_info = self._gauge("model_info", "The served models.", "model", "task", "backend", "device", "dtype")
+        self.batch_limit_tokens = self._gauge(
+            "batch_limit_tokens",
+            "Most tokens of a batch: as configured, and now, which is less for a while after the device had no room.",
+            "model",
+            "kind",
+        )
         self.queue_items = self._gauge("queue_items", "Rows waiting for the device.")
         self.queue_tokens = self._gauge("queue_tokens", "Tokens waiting for the device.")
         self.tokens_per_s = self._gauge("tokens_per_second", "The device's measured rate; 0 before the first batch.")
-        self.backlog_seconds = self._gauge(
-            "backlog_seconds", "How long what waits will take: its tokens over the rate."
-        )
+        self.backlog_seconds = self._gauge("backlog_seconds", "How long what waits will take at the measured rate.")
         self.device_alive = self._gauge("device_alive", "1 while the device thread answers.")
         self.device_busy_seconds = self._gauge("device_busy_seconds", "How long the current batch has run; 0 if idle.")
         self.device_memory = self._gauge(
@@ -221,7 +231,7 @@ class Metrics:
 
 
 def _backlog_s(queue: Queue) -> float:
-    return queue.tokens / queue.tokens_per_s if queue.tokens_per_s else 0.0
+    return queue.wait_s or (queue.tokens / queue.tokens_per_s if queue.tokens_per_s else 0.0)
 
 
 def table() -> str:
