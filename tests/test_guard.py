@@ -677,6 +677,34 @@ def test_over_capacity_is_refused_before_the_body_is_read() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize(("method", "status"), [("POST", 429), ("GET", 200)])
+def test_what_would_wait_past_its_deadline_is_refused_before_its_body(method: str, status: int) -> None:
+    async def scene() -> None:
+        asked: list[int] = []
+
+        def waits_s(length: int) -> float:
+            asked.append(length)
+            return 7.5
+
+        ledger = Ledger()
+        guard = guarded(Inner(), ledger, request_timeout_s=7.0, waits_s=waits_s, retry_after_s=lambda: 8)
+        client = await Client(guard, method=method, body=b"x" * 500).ask()
+        assert client.status == status
+        refused = {429: (["queue"], [500], "8", True), 200: ([], [], None, False)}[status]
+        told = b"8 s of work wait; a request may take 7 s (REQUEST_TIMEOUT)" in client.answer
+        assert (ledger.shed, asked, client.headers.get("retry-after"), told) == refused
+
+    run(scene)
+
+
+def test_what_waits_up_to_the_deadline_is_admitted() -> None:
+    async def scene() -> None:
+        guard = guarded(Inner(), request_timeout_s=7.0, waits_s=lambda _: 7.0)
+        assert (await Client(guard).ask()).status == 200
+
+    run(scene)
+
+
 @pytest.mark.parametrize("path", sorted(access.PROBES))
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_probes_are_answered_at_capacity_and_while_draining(path: str, method: str) -> None:

@@ -26,6 +26,9 @@ from vecgate.protocols import openapi
 from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings
 
+BYTES_PER_TOKEN = 4
+"""Of a body before it is read: what tells a small call from a large one."""
+
 
 def build(
     settings: Settings,
@@ -108,6 +111,7 @@ def create_app(
         body_limit_bytes=settings.body_limit_bytes,
         body_memory_bytes=settings.body_memory_bytes,
         max_in_flight=settings.max_in_flight,
+        waits_s=lambda length: engine.wait_s(length // BYTES_PER_TOKEN),
         retry_after_s=partial(_retry_after_s, engine),
         on_request=metrics.on_request,
         on_shed=metrics.on_shed,
@@ -186,7 +190,10 @@ def _backend(requested: str, read: Checkpoint) -> tuple[str, str]:
 
 
 def _site(
-    settings: Settings, metrics: Callable[[str], tuple[str, bytes]], table: tuple[protocols.Route, ...]
+    settings: Settings,
+    metrics: Callable[[str], tuple[str, bytes]],
+    table: tuple[protocols.Route, ...],
+    admit: Callable[[int], None],
 ) -> protocols.Site:
     return protocols.Site(
         max_inputs=settings.max_inputs,
@@ -200,6 +207,7 @@ def _site(
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
         metrics=metrics,
+        admit=admit,
         document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
     )
 
@@ -207,7 +215,8 @@ def _site(
 def _retry_after_s(engine: Engine) -> int:
     """Whole seconds until what waits should be done, 1 to 60: queued tokens over the measured rate."""
     queue = engine.status().queue
-    return 1 if not queue.tokens_per_s else min(60, max(1, ceil(queue.tokens / queue.tokens_per_s)))
+    wait_s = queue.wait_s or (queue.tokens / queue.tokens_per_s if queue.tokens_per_s else 0.0)
+    return min(60, max(1, ceil(wait_s)))
 
 
 def _outside_a_route(

@@ -249,9 +249,9 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What waits for the device, and how fast it goes (None until the first batch).
+    """What waits for the device, and how fast it goes (None until the warm-up).
 
-    wait_s: how long that will take, with what is still being tokenised; 0 until a well-filled batch has told the rate.
+    wait_s: how long that will take, with what is still being tokenised; 0 without a rate.
     """
 
     items: int
@@ -340,6 +340,10 @@ class Engine(Protocol):
     """All that a protocol may know. A `model` of None is the default one of the task."""
 
     def status(self) -> Status: ...
+
+    def wait_s(self, tokens: int) -> float:
+        """Seconds of work that go before a new call of about so many tokens, at the least; cheap, as every request asks."""
+        ...
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:
         """The true name behind a name or alias, without role; raises ModelNotFound with the names that exist."""

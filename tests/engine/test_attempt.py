@@ -60,7 +60,8 @@ def right(items: Sequence[Item], attempt: Attempt) -> list[bool]:
 
 @pytest.mark.parametrize("kind", ["nan_ids", "zero_ids"])
 def test_a_row_that_is_not_usable_is_tried_once_more_alone_then_an_error(kind: str) -> None:
-    script = fake.Script(**{kind: frozenset({13})})
+    script = fake.Script()
+    setattr(script, kind, frozenset({13}))
     device = Device(script)
     items = items_of([12], [13], [14])
     attempt = device.attempt(items)

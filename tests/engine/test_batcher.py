@@ -350,6 +350,7 @@ def test_status_shows_a_busy_device(bench: Bench) -> None:
         busy_s = bench.batcher.busy_s
         bench.release()
         await first
+        await bench.batcher.submit("m", [row(*range(100))] * 10)
         return bench.batcher.alive, busy_s
 
     alive, busy_s = asyncio.run(calls())

@@ -253,7 +253,12 @@ def test_a_batch_of_one_short_row_says_nothing_of_the_wait() -> None:
     made = lane(BUDGET, [[10]])
     made.measure(made.next(), 1.0)
     join(made, LARGE)
-    assert (made.tokens_per_s, made.wait_s) == (10.0, 0.0)
+    assert (made.tokens_per_s, made.wait_s) == (None, 0.0)
+    made.tokens_per_s = 50.0
+    made.measure([join(made, [10]).waiting[0]], 1.0)
+    assert made.tokens_per_s == 50.0
+    made.measure([join(made, [10]).waiting[0]], 0.1)
+    assert made.tokens_per_s == 100.0
 
 
 def test_the_rate_follows_well_filled_batches() -> None:

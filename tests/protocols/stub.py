@@ -129,6 +129,9 @@ class StubEngine:
         )
         return Status("ready", (card,), Queue(0, 0, None), True, None, 1.0, Memory(0))
 
+    def wait_s(self, tokens: int) -> float:
+        return 0.0
+
     def resolve(self, model: str | None, task: Task | None = None) -> str:
         if model is None or not model.strip() or model.partition(":")[0] in (self.name, *self.aliases):
             return self.name

@@ -77,10 +77,10 @@ class Batcher:
             self._wake.notify()
         return future
 
-    def open(self, model: str, backend: Backend, limits: Limits) -> None:
-        """A queue for a loaded model."""
+    def open(self, model: str, backend: Backend, limits: Limits, tokens_per_s: float | None = None) -> None:
+        """A queue for a loaded model; the rate is a first guess."""
         with self._wake:
-            self._lanes[model] = Lane(model, backend, limits)
+            self._lanes[model] = Lane(model, backend, limits, tokens_per_s=tokens_per_s)
 
     async def submit(self, model: str, rows: Sequence[Tokens], batch_size: int | None = None) -> Ticket:
         """Wait for every row; `ticket.vectors` is (N, D) in the order of `rows`. Cancelling drops what still waits.

@@ -119,7 +119,7 @@ class LocalEngine:
         card = backend.card
         self._names.check_width(model.name, card.dimensions)
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
-        self._batcher.open(model.name, backend, limits)
+        self._batcher.open(model.name, backend, limits, model.tokens_per_s)
         model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
         if all(one.state == "ready" for one in self._models.values()):
@@ -145,6 +145,9 @@ class LocalEngine:
             error=self._death or "; ".join(errors) or None,
         )
 
+    def wait_s(self, tokens: int) -> float:
+        return self._batcher.wait_s(tokens)
+
     def _state(self, states: set[State]) -> State:
         """The whole engine's state: its end first, then whatever model is furthest from ready."""
         if self._death is not None:
@@ -164,6 +167,7 @@ class LocalEngine:
             aliases=self._names.aliases_of(model.name),
             virtual=self._names.virtual_of(model.name),
             batch_tokens=self._batch_tokens or card.batch_tokens,
+            batch_tokens_now=self._batcher.budget(model.name),
         )
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:

@@ -11,17 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
 
-import numpy as np
-
-from vecgate.core import Backend, Batch, Checkpoint, ModelCard, State, Tokens
+from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens
 from vecgate.engine.names import names_of
 from vecgate.engine.tokenizer import Tokenizer
-from vecgate.errors import BackendFailed, InvalidRequest, NotReady, SpaceMismatch
+from vecgate.engine.warmup import warm
+from vecgate.errors import InvalidRequest, NotReady, SpaceMismatch
 
 log = logging.getLogger("vecgate.engine")
 
-WARMUP_TOKENS = (8, 32, 128, 512)
-"""Row lengths of the warm-up forwards, up to the model's limit."""
 FOLDERS = re.compile(r"(?<![\w.~/])~?/(?:[^/\s:;'\"]*/)*")
 """An absolute path's folders: the file's own name says enough to a client."""
 SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
@@ -32,7 +29,8 @@ SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
 class Model:
     """One served model: what is known before it is loaded, and what loading adds.
 
-    open: loads it; called on the device thread. backend_name, why: the backend it gets, and for what reason.
+    open: loads it; called on the device thread. backend_name, why: the backend it gets, and for what reason. tokens_per_s:
+    what the warm-up measured, of one row at a time.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +43,7 @@ class Model:
     backend: Backend | None = None
     load_s: float | None = None
     warmup_s: float | None = None
+    tokens_per_s: float | None = None
     created: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -60,16 +59,10 @@ class Model:
         self.backend = backend = self.open()
         self.load_s = perf_counter() - start_s
         self.state = "warming"
-        self._warm(backend)
+        least, most = self.tokenizer.least_tokens, self.checkpoint.max_tokens
+        self.tokens_per_s = warm(backend, self._sample, least, most)
         self.warmup_s = perf_counter() - start_s - self.load_s
         return backend
-
-    def _warm(self, backend: Backend) -> None:
-        """One forward per usual length, so that no request pays for first-use work, and rows are known to be finite."""
-        least, most = self.tokenizer.least_tokens, self.checkpoint.max_tokens
-        for length in sorted({min(max(length, least), most) for length in WARMUP_TOKENS}):
-            if not np.isfinite(backend.forward(Batch(tuple(self._sample(length))))).all():
-                raise BackendFailed(f"The warm-up row of {length} tokens is not finite; the weights may be damaged.")
 
     def _sample(self, length: int) -> list[Tokens]:
         text = "warm " * length

@@ -130,8 +130,8 @@ class Lane:
     """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all.
 
     limits: of a batch now; they shrink where the device lacks memory, and recover up to `most_tokens`. coming_tokens:
-    estimated, of calls that are still being tokenised. tokens_per_s: None until the first batch; `sure` once that was a
-    well-filled one, as others say only how fast the device is at least. spent_s: the device's time that this lane has
+    estimated, of calls that are still being tokenised. tokens_per_s: a guess, if any, until `sure`: a well-filled batch
+    has been measured; others say only how fast the device is at least. spent_s: the device's time that this lane has
     had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share.
     """
 
@@ -216,12 +216,12 @@ class Lane:
 
     @property
     def wait_s(self) -> float:
-        """Seconds until what is here now will be computed, at the least; 0 until the rate is known."""
-        return (self.tokens + self.coming_tokens) / self.tokens_per_s if self.tokens_per_s and self.sure else 0.0
+        """Seconds until what is here now will be computed, at the least; 0 without a rate."""
+        return (self.tokens + self.coming_tokens) / self.tokens_per_s if self.tokens_per_s else 0.0
 
     def ahead_s(self, tokens: int) -> float:
         """The part of `wait_s` that goes before a new call of so many tokens: other small ones', if it is small."""
-        if self.rank(tokens) or not (self.tokens_per_s and self.sure):
+        if self.rank(tokens) or not self.tokens_per_s:
             return self.wait_s
         return self.small_tokens / self.tokens_per_s / (1.0 - OLDEST_SHARE)
 
@@ -229,8 +229,8 @@ class Lane:
         """Learn the device's rate from a batch; faster is believed sooner than slower."""
         rate = sum(map(len, items)) / max(took_s, 1e-6)
         if not self._full(items):
-            self.tokens_per_s = max(self.tokens_per_s or 0.0, rate)
-        elif self.tokens_per_s is None or not self.sure:
+            self.tokens_per_s = self.tokens_per_s and max(self.tokens_per_s, rate)
+        elif not (self.sure and self.tokens_per_s):
             self.tokens_per_s, self.sure = rate, True
         else:
             self.tokens_per_s += (0.5 if rate > self.tokens_per_s else 0.2) * (rate - self.tokens_per_s)

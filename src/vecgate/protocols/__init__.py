@@ -71,7 +71,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a protocol may know of the server beside the engine: limits, defaults and the texts of the ops routes."""
+    """What a protocol may know of the server beside the engine: limits, defaults and the texts of the ops routes.
+
+    admit: raises Overloaded where a call with a body of so many bytes would wait in vain.
+    """
 
     max_inputs: int = 2048
     max_texts_per_request: int = 100
@@ -84,6 +87,7 @@ class Site:
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
     metrics: Callable[[str], tuple[str, bytes]] = lambda _accept: ("text/plain", b"")
+    admit: Callable[[int], None] = lambda _length: None
     document: Callable[[], bytes] = lambda: b"{}"
 
 
@@ -230,7 +234,9 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
                 if at is None:
                     raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
                 body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
-            ask = Ask(engine, site, record.call, body, _parameters(scope), record.trusted, _accept(scope))
+                site.admit(len(raw))
+            call = _call(record.call, scope, body)
+            ask = Ask(engine, site, call, body, _parameters(scope), record.trusted, _header_of(scope, b"accept") or "")
             answer = await route.handle(ask)
             if isinstance(answer.body, bytes):
                 await _send(send, answer, answer.body, record, with_body=asked != "HEAD")
