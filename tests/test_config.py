@@ -94,6 +94,9 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "cache_dir": (["/a", "b/c"], [Path("/a"), Path("b/c")], ['"/a"', '"b/c"'], ["a\nb"], ["1", '""']),
     "tiktoken_cache_dir": (["/a", "b/c"], [Path("/a"), Path("b/c")], ['"/a"', '"b/c"'], ["a\nb"], ["1", "[]"]),
     "log_level": (["debug", "Error"], ["DEBUG", "ERROR"], ['"debug"', '"Error"'], ["loud", "10"], ['"loud"', "10"]),
+    "log_file": (["/tmp/a.log", "b"], [Path("/tmp/a.log"), Path("b")], ['"/tmp/a.log"', '"b"'], ["a\nb"], ["1"]),
+    "log_file_size": (["1MiB", "9"], [MIB, 9], ['"1MiB"', "9"], ["0", "1.5", "big"], ["0", "1.5", "true"]),
+    "log_files": (["3", "4"], [3, 4], ["3", "4"], *WRONG_COUNT),
     "log_format": (["console", "JSON"], ["console", "json"], ['"console"', '"JSON"'], ["text"], ['"text"', "1"]),
     "allowed_hosts": (
         ['["*"]', "A.example, *.b.org, 10.0.0.1"],

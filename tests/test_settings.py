@@ -6,6 +6,7 @@ A test is named after its setting's key, which the last test holds against the t
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import shutil
@@ -33,7 +34,7 @@ from tests import small
 from tests.live import Live
 from tests.test_compat_fixtures import tables
 from tests.whole import Whole
-from vecgate import backends
+from vecgate import backends, config, logs
 from vecgate.backends import fake
 from vecgate.errors import CheckpointError, ConfigError
 from vecgate.settings import SETTINGS
@@ -591,6 +592,34 @@ def test_uds(modes: tuple[int, int]) -> None:
 
 def test_uds_mode(modes: tuple[int, int]) -> None:
     assert modes == (0o600, 0o660)
+
+
+def logged(cwd: Path, **names: str) -> list[Path]:
+    """The log files after a server of these settings took some calls."""
+    settings = config.load({}, {"LOG_FILE": str(cwd / "vecgate.log"), **names}, cwd)
+    assert settings.log_file is not None
+    file = logs.File(settings.log_file, settings.log_file_bytes, settings.log_files)
+    with logs.logging_to(io.StringIO(), file=file), Whole(cwd) as app:
+        for _ in range(5):
+            app.get("/health/live")
+    return sorted(cwd.glob("vecgate.log*"))
+
+
+def test_log_file(tmp_path: Path) -> None:
+    (file,) = logged(tmp_path)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(line.get("route") == "/health/live" for line in lines) == 5
+
+
+def test_log_file_size(tmp_path: Path) -> None:
+    files = logged(tmp_path, VECGATE_LOG_FILE_SIZE="300")
+    assert len(files) > 2
+    assert all(file.stat().st_size <= 300 for file in files)
+
+
+def test_log_files(tmp_path: Path) -> None:
+    files = logged(tmp_path, VECGATE_LOG_FILE_SIZE="300", VECGATE_LOG_FILES="1")
+    assert [file.name for file in files] == ["vecgate.log", "vecgate.log.1"]
 
 
 def test_reload(tmp_path: Path) -> None:

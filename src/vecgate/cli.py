@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -121,8 +121,9 @@ def serve(settings: Settings) -> int:
     from vecgate.app import build
 
     place = _place(settings)
-    with logs.logging_to(level=settings.log_level, form=settings.log_format):
-        app, life = build(settings, partial(_announce, settings, place))
+    file = logs.File(settings.log_file, settings.log_file_bytes, settings.log_files) if settings.log_file else None
+    with logs.logging_to(level=settings.log_level, form=settings.log_format, file=file) as lines:
+        app, life = build(settings, partial(_announce, settings, place), lambda: lines.lost)
         for warning in warnings(settings):
             log.warning(warning)
         url = place.url(settings.host)
@@ -145,19 +146,15 @@ def _place(settings: Settings) -> Place:
 
 
 def _announce(settings: Settings, place: Place, status: Status) -> None:
-    """The banner, where a person reads; the same facts in one line of the log elsewhere. On the device thread."""
+    """One line of the log, which a terminal shows as the banner; on the device thread."""
     from vecgate import banner
 
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # what a client here can call
     url = place.url(host)
-    if not log.isEnabledFor(logging.INFO):
-        return
+    extra: dict[str, object] = {"fields": banner.fields(status, settings, url)}
     if settings.log_format == "console" or sys.stderr.isatty():
-        with suppress(OSError, ValueError):  # nobody reads it
-            sys.stderr.write(banner.text(status, settings, url))
-            sys.stderr.flush()
-    else:
-        log.info("Ready at %s.", url, extra={"fields": banner.fields(status, settings, url)})
+        extra["block"] = banner.text(status, settings, url)
+    log.info("Ready at %s.", url, extra=extra)
 
 
 def _reloading(settings: Settings) -> int:
@@ -166,7 +163,6 @@ def _reloading(settings: Settings) -> int:
         from watchfiles import PythonFilter, run_process
     except ImportError as error:
         raise ConfigError("RELOAD needs the package watchfiles: pip install 'vecgate[reload]'.") from error
-    from vecgate import server
     from vecgate.app import build
 
     place = _place(settings)

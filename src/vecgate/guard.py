@@ -372,7 +372,7 @@ class Guard:
             access_log.handle(line)
 
     def _log_failure(self, flight: Flight, error: Exception) -> None:
-        fields = {"id": flight.id, "error": type(error).__name__, "stack": stack(error, log)}
+        fields = {"id": flight.id, "error": type(error).__name__, "stack": stack(error)}
         log.error("%s %s failed", flight.method, flight.record.route or "-", extra={"fields": fields})
 
 

@@ -66,6 +66,9 @@ class Settings:
     tiktoken_dir: Path | None = None
     log_level: LogLevel = "INFO"
     log_format: LogFormat = "json"
+    log_file: Path | None = None
+    log_file_bytes: int | None = None
+    log_files: int = 5
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     api_key: tuple[str, ...] = field(default=(), repr=False)
@@ -231,6 +234,12 @@ SETTINGS: tuple[Setting, ...] = (
             unset="tiktoken in VECGATE_CACHE_DIR"),
     Setting("LOG_LEVEL", LEVELS, "The least level that is logged."),
     Setting("LOG_FORMAT", FORMATS, "One JSON object a line, or lines for people."),
+    Setting("LOG_FILE", A_FILE,
+            "A file that gets every line that standard error gets; one that is moved away is begun anew."),
+    Setting("VECGATE_LOG_FILE_SIZE", SIZE,
+            "LOG_FILE at this size becomes LOG_FILE.1, the one before it LOG_FILE.2, and so on.", "log_file_bytes",
+            unset="it grows"),
+    Setting("VECGATE_LOG_FILES", COUNT, "Old log files kept where VECGATE_LOG_FILE_SIZE is set."),
     Setting("ALLOWED_HOSTS", HOSTS, "More names that the Host header may hold; * allows any.",
             unset="loopback, HOST, this machine's name, host.docker.internal, IP addresses"),
     Setting("ALLOWED_ORIGINS", ORIGINS, "More web origins that may call from a browser; * allows any.",
