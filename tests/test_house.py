@@ -59,7 +59,8 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "kinds": {"errors"},
     "protocols": {""} | GROUND,
     "engine": {"backends"} | GROUND,
-    "backends": GROUND,
+    "backends": {"ram"} | GROUND,
+    "ram": set(),
     "core": set(),
     "errors": set(),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.backends.contract import Contract, made_rows
 from vecgate.backends import open_backend
 from vecgate.backends.fake import Fake, Script, load
 from vecgate.core import Backend, Batch, Checkpoint, Task, Tokens
-from vecgate.errors import BackendFailed, OutOfMemory
+from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
 
 
 def checkpoint(task: Task = "embed", **config: int) -> Checkpoint:
@@ -162,3 +163,13 @@ def test_trim_and_close_are_counted() -> None:
     fake.trim()
     fake.close()
     assert (fake.script.trims, fake.script.closed) == (1, True)
+
+
+def test_what_does_not_fit_the_share_of_the_memory_is_refused_or_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecgate.backends.fake.usable_bytes", lambda: 10_000)
+    read = replace(checkpoint(), weight_bytes=2_000, max_tokens=12)  # whose longest row needs 24 bytes x 12 x 8 numbers
+    with pytest.raises(ConfigError, match=r"2000 bytes .* and 2304 .* DEVICE_MEMORY_FRACTION allows, 4000"):
+        load(read, memory_fraction=0.4)
+    cut, whole = load(read, memory_fraction=0.5), load(read, memory_fraction=1.0, batch_tokens=20)
+    assert (cut.card.batch_tokens, whole.card.batch_tokens) == (15, 20)
+    assert cut.memory().limit_bytes == 5_000

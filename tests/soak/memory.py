@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import string
+import sys
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,10 @@ from tests.live import Live
 from tests.soak.tally import Footprint
 
 BACKENDS = {"torch": ("torch", "transformers"), "mlx": ("mlx",)}
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""More of them than free cores spin instead of computing."""
+BLAS = {"LD_PRELOAD": "libopenblas.so.0"} if sys.platform == "linux" else {}
+"""That in MLX's own wheel is 16 times slower."""
 HUNDRED = 100
 WARM_SHARE = 0.2
 """Of the texts: by then the shapes that cost most have been there."""
@@ -38,7 +43,7 @@ def measure(folder: Path, backend: str, count: int) -> list[int]:
     """Resident bytes after each share of `HUNDRED` texts, the first before any."""
     rng = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    with Live(folder, BACKEND=backend, LOG_LEVEL="ERROR").ready() as server:
+    with Live(folder, BACKEND=backend, LOG_LEVEL="ERROR", **THREADS, **BLAS).ready() as server:
         process = psutil.Process(server.process.pid)
         held = [process.memory_info().rss]
         left = count

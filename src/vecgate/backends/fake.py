@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vecgate.core import BackendCard, Batch, Checkpoint, Ids, Memory, Tokens, Vectors
-from vecgate.errors import BackendFailed, OutOfMemory
+from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
+from vecgate.ram import usable_bytes
 
+NUMBER_BYTES = 24
+"""What one number of a row takes per token while it is computed: the mixed cells, their successors, float64."""
 HOLD_S = 60.0
 """Longest wait on `Script.hold`, so that a test that forgets to set it ends."""
 
@@ -56,18 +59,37 @@ def load(
 ) -> Fake:
     """A fake of the checkpoint's task. Width: `dimensions`, else the config's hidden_size, else 8; 1 for a reranker.
 
-    device, dtype and memory_fraction are those of every backend, and change nothing here.
+    device and dtype are those of every backend, and change nothing here. Raises ConfigError where the weights (of which
+    nothing is read) and the longest row do not fit memory_fraction of the memory; a batch is cut to what does.
     """
     width = 1 if checkpoint.task == "rerank" else dimensions or int(checkpoint.config.get("hidden_size", 8))
-    card = BackendCard("fake", "cpu", "float32", width, pad_lengths, batch_tokens, checkpoint.weight_bytes)
-    return Fake(card, script or Script(), rerank=checkpoint.task == "rerank", recorded=script is not None)
+    limit_bytes = int(memory_fraction * usable_bytes())
+    room_tokens = _room_tokens(checkpoint, width, limit_bytes)
+    card = BackendCard(
+        "fake", "cpu", "float32", width, pad_lengths, min(batch_tokens, room_tokens), checkpoint.weight_bytes
+    )
+    return Fake(card, script or Script(), limit_bytes, rerank=checkpoint.task == "rerank", recorded=script is not None)
+
+
+def _room_tokens(checkpoint: Checkpoint, width: int, limit_bytes: int) -> int:
+    """How many tokens there is room for at once; raises ConfigError where they are fewer than the longest row's."""
+    token_bytes = NUMBER_BYTES * width
+    room_tokens = (limit_bytes - checkpoint.weight_bytes) // token_bytes
+    if room_tokens < checkpoint.max_tokens:
+        raise ConfigError(
+            f"{checkpoint.name} needs {checkpoint.weight_bytes} bytes for its weights and "
+            f"{checkpoint.max_tokens * token_bytes} for its longest input: more than DEVICE_MEMORY_FRACTION allows, "
+            f"{limit_bytes}."
+        )
+    return room_tokens
 
 
 class Fake:
     """A backend whose rows depend on the row's own ids and on nothing else."""
 
-    def __init__(self, card: BackendCard, script: Script, *, rerank: bool, recorded: bool) -> None:
+    def __init__(self, card: BackendCard, script: Script, limit_bytes: int, *, rerank: bool, recorded: bool) -> None:
         self.card = card
+        self._limit_bytes = limit_bytes
         self.script = script
         self._rerank = rerank
         self._recorded = recorded  # without a script nobody reads the batches, and a long run would hold them all
@@ -81,7 +103,7 @@ class Fake:
         return rows
 
     def memory(self) -> Memory:
-        return Memory(active_bytes=self.card.weight_bytes)
+        return Memory(active_bytes=self.card.weight_bytes, limit_bytes=self._limit_bytes)
 
     def trim(self) -> None:
         self.script.trims += 1

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
-import psutil
 
 from vecgate.errors import ConfigError
+from vecgate.ram import usable_bytes
 
 
 class _Streams:
@@ -52,7 +52,7 @@ class Device:
 def cpu(fraction: float) -> Device:
     """MLX can't bound what a CPU process takes (its limits are guidelines), so the load is refused or the batch cut."""
     mx.disable_compile()  # on a CPU it needs a C++ compiler at run time, and trusts what lies in /tmp
-    total = psutil.virtual_memory().total
+    total = usable_bytes()
     return Device(
         place=mx.Device(mx.cpu),
         label="cpu",
@@ -69,7 +69,7 @@ def metal(fraction: float) -> Device:
     os.putenv("MLX_ENABLE_TF32", "0")  # float32 on M5 is TF32 otherwise: rows 1e-3 off (read at the first product)
     info = mx.device_info(mx.Device(mx.gpu))
     recommended = int(info.get("max_recommended_working_set_size", 0))
-    total = recommended or int(info.get("memory_size", 0)) or psutil.virtual_memory().total
+    total = recommended or int(info.get("memory_size", 0)) or usable_bytes()
     limit = int(fraction * total)
 
     def bound(weights: int, working: int) -> None:

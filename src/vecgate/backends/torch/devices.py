@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from vecgate.errors import ConfigError
+from vecgate.ram import usable_bytes
 
 NAME = re.compile(r"(?P<kind>auto|cpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
@@ -39,7 +40,7 @@ class Device:
 
 def cpu(fraction: float) -> Device:
     """torch can't bound what a CPU process takes, so the bound is kept by refusing the load."""
-    process, total = psutil.Process(), psutil.virtual_memory().total
+    process, total = psutil.Process(), usable_bytes()
     return Device(
         place=torch.device("cpu"),
         label="cpu",

@@ -1,0 +1,41 @@
+"""How much memory this process may use: the machine's, or its container's where that is less.
+
+psutil knows the machine alone: in a container of 2 GiB on a machine of 64 it says 64, and what relies on that is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+GROUPS = "proc/self/cgroup"
+"""Linux's list of the control groups that this process is in: a number, controllers and a path, with colons between them."""
+MOUNT = "sys/fs/cgroup"
+FILES = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
+"""The controllers of a line -> the folder below MOUNT and the limit's file: cgroup v2, which names none, and v1."""
+
+
+def usable_bytes(root: Path = Path("/")) -> int:
+    """The machine's memory, or the least that one of this process's control groups allows."""
+    return min([psutil.virtual_memory().total, *_limits(root)])
+
+
+def _limits(root: Path) -> Iterator[int]:
+    """Of every group from the process's own up to the top, since each bounds all below it. "max" is none."""
+    try:
+        lines = (root / GROUPS).read_text("ascii", "replace").splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in FILES:
+            continue
+        folder, name = FILES[controllers]
+        top = root / MOUNT / folder
+        own = top / path.lstrip("/")  # not there where the container sees only its own group, as the top
+        for group in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
+            with suppress(OSError, ValueError):
+                yield int((group / name).read_text("ascii"))

@@ -1,0 +1,63 @@
+"""A container's limit counts, however it is written down; the machine's memory where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from vecgate import ram
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB))
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "gib"),
+    [
+        pytest.param({}, 64, id="no Linux"),
+        pytest.param({"proc/self/cgroup": "0::/\n"}, 64, id="no limit"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 64, id="none set"),
+        pytest.param({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{2 * GIB}\n"}, 2, id="a container"),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/system.slice/vecgate.service\n",
+                "sys/fs/cgroup/system.slice/vecgate.service/memory.max": f"{8 * GIB}\n",
+                "sys/fs/cgroup/system.slice/memory.max": f"{4 * GIB}\n",
+            },
+            4,
+            id="a service in a tighter slice",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/docker/ab:c\n4:memory:/docker/ab:c\n0::/docker/ab:c\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{3 * GIB}\n",
+            },
+            3,
+            id="a container of the old kind, whose own group is the top",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:memory:/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            64,
+            id="the old kind's way of saying none",
+        ),
+    ],
+)
+def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], gib: int) -> None:
+    assert ram.usable_bytes(written(tmp_path, files)) == gib * GIB
