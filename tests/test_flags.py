@@ -19,7 +19,7 @@ Said = pytest.CaptureFixture[str]
 def test_completion_knows_commands_and_flags(shell: str, capsys: Said) -> None:
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    for word in ("serve", "embed", "rerank", "models", "fetch", "completion"):
+    for word in ("serve", "embed", "rerank", "models", "fetch", "bench", "completion"):
         assert word in script
     for setting in SETTINGS:
         assert setting.option.removeprefix("--") in script

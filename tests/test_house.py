@@ -24,13 +24,14 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
         "app",
         "ask",
         "banner",
+        "bench",
         "config",
         "core",
         "errors",
         "flags",
         "logs",
-        "server",
         "place",
+        "server",
         "settings",
         "shelf",
         "texts",
@@ -41,6 +42,8 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "ask": {"app", "bulk", "client", "engine", "settings", "texts"} | GROUND,
     "bulk": {"texts"} | GROUND,
     "client": GROUND,
+    "bench": {"", "settings"} | GROUND,
+    "forward": {"app", "engine", "settings"} | GROUND,
     "texts": {"errors"},
     "turns": set(),
     "app": {"", "backends", "engine", "guard", "metrics", "protocols", "server", "settings"} | GROUND,
@@ -71,7 +74,7 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
     "huggingface_hub": ("vecgate.backends.torch.families", "vecgate.engine.cached", "vecgate.engine.hub"),
     "jinja2": ("vecgate.engine.chat",),
     "litestar": ("vecgate.app", "vecgate.guard", "vecgate.protocols"),
-    "mlx": ("vecgate.backends.mlx",),
+    "mlx": ("vecgate.backends.mlx", "vecgate.bench.ceilings"),
     "mlx_lm": ("vecgate.backends.mlx.decoder",),
     "prometheus_client": ("vecgate.metrics",),
     "ray": ("vecgate.ray_serve",),
@@ -79,8 +82,8 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
     "shtab": ("vecgate.flags",),
     "tiktoken": ("vecgate.protocols.openai", "vecgate.protocols.token_ids"),
     "tokenizers": ("vecgate.engine",),
-    "torch": ("vecgate.backends.torch", "vecgate.engine.reference"),
-    "tqdm": ("vecgate.ask",),
+    "torch": ("vecgate.backends.torch", "vecgate.bench.ceilings", "vecgate.engine.reference"),
+    "tqdm": ("vecgate.ask", "vecgate.bench.command"),
     "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
 }
 SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".gather", ".plain", ".token_ids", ".vectors")}
@@ -89,7 +92,7 @@ OVER_PROTOCOLS = {"vecgate.protocols.openapi"}
 SHARED_BY_FAMILIES = {
     f"vecgate.backends.mlx.{name}" for name in ("causal", "layers", "packed", "pooling", "settings", "weights")
 }
-RUN_AS_SCRIPT = {"vecgate.engine.reference"}
+RUN_AS_SCRIPT = {"vecgate.bench.ceilings", "vecgate.bench.null", "vecgate.engine.reference", "vecgate.forward"}
 SLOW = {"torch", "transformers", "mlx", "mlx_lm", "sentence_transformers", "ray"}
 
 

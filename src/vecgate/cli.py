@@ -71,6 +71,7 @@ def _run(argv: Sequence[str], debug: bool) -> int:
     unknown = flags.taken_in(arguments, unknown)
     if unknown:
         raise flags.refusal(top, arguments.command, unknown[0])
+    arguments.said = argv
     if arguments.command is None:
         top.print_help()
         return DONE
@@ -343,6 +344,16 @@ def _remove(what: shelf.Removal, sure: bool) -> int:
     return DONE
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from vecgate.bench import command
+
+    wish = command.wish(arguments, _settings(arguments))
+    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    report = command.measure(wish, progress=progress)
+    print(command.written(report, wish), end="")
+    return BROKE if report.errors else DONE
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -352,5 +363,6 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "embed": _embed,
     "rerank": _rerank,
     "models": _models,
+    "bench": _bench,
     "completion": _completion,
 }

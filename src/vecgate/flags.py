@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from vecgate import __version__
 from vecgate.config import add_flags, unknown_flag
 from vecgate.errors import ConfigError
 from vecgate.settings import SETTINGS
+
+N = TypeVar("N", int, float)
 
 MODEL_FLAGS = frozenset(
     "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
@@ -20,6 +22,9 @@ MODEL_FLAGS = frozenset(
 SHELF_FLAGS = frozenset(
     ("backend", "model_name", "cache_dir", "tiktoken_cache_dir", "task", "allow_pickle", "ignore_code")
 )
+RAW_FLAGS = MODEL_FLAGS - {"batch_size", "truncate"}
+MIXES = ("queries", "chunks", "mixed", "batch", "rerank")
+SWEEPS = ("batch", "length", "concurrency", "documents")
 SHELLS = ("bash", "zsh", "fish")
 
 ABOUT = "An OpenAI-compatible server for embeddings and reranking with local models."
@@ -71,6 +76,18 @@ examples:
   vecgate models fetch BAAI/bge-small-en-v1.5@main
   vecgate models fetch cl100k                 OpenAI's token table, for clients that send its token ids
   vecgate models remove BAAI/bge-small-en-v1.5""",
+    "bench": """\
+Any server with OpenAI's embeddings or Cohere's rerank can be measured. Two are measured in turns, window by window, and
+compared round by round. Every answer is checked: rows, order, length, finite numbers, the same row for the same text. The
+exit status is 1 where a request failed or an answer was wrong. docs/performance.md says what each figure means.
+
+examples:
+  vecgate bench http://127.0.0.1:9000
+  vecgate bench http://127.0.0.1:9000 http://127.0.0.1:9001 --mix mixed --concurrency 64 --rounds 5
+  vecgate bench http://127.0.0.1:9000 --mix queries --rate 50,100       requests that come when they come
+  vecgate bench http://127.0.0.1:9000 --raw --model minilm             beside the model without HTTP, and the ceilings
+  vecgate bench http://127.0.0.1:9000 --mix none --bulk --bulk-calls 32,256,2048 --html bulk.html
+  vecgate bench http://127.0.0.1:9000 --mix none --sweep all --html sweeps.html --json sweeps.json""",
     "completion": """\
 examples:
   vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate
@@ -101,6 +118,7 @@ def parser() -> Parser:
     _embed(_command(commands, "embed", "texts to vectors, here or by a server"))
     _rerank(_command(commands, "rerank", "order documents by how well they answer a query"))
     _models(_command(commands, "models", "what is on this machine; fetch and remove"))
+    _bench(_command(commands, "bench", "how fast a server is, and whether its answers are right"))
     completion = _command(commands, "completion", "a shell's completion script")
     completion.add_argument("shell", choices=SHELLS)
     return top
@@ -201,6 +219,97 @@ def _models(models: Parser) -> None:
         add_flags(action, SHELF_FLAGS)
 
 
+def _bench(bench: Parser) -> None:
+    bench.add_argument("urls", metavar="URL", nargs="*", help="one server, or two to compare; none with --raw")
+    bench.add_argument(
+        "--mix",
+        metavar="NAMES",
+        type=_names(*MIXES),
+        default=("queries", "mixed"),
+        help="queries (8-30 tokens), chunks (100-256), mixed (60 %% queries), batch (32 mixed texts a call), rerank (one "
+        "query, 50 chunks), or none; several with commas (default: queries,mixed)",
+    )
+    bench.add_argument(
+        "--concurrency", metavar="N,...", type=_each(_count), default=(1, 8, 64), help="clients (default: 1,8,64)"
+    )
+    bench.add_argument(
+        "--rate", metavar="R,...", type=_each(_positive), default=(), help="also requests a second at random (Poisson)"
+    )
+    bench.add_argument("--seconds", metavar="S", type=_positive, default=5.0, help="a window's length (default: 5)")
+    bench.add_argument("--warm-up", metavar="S", type=_seconds, default=2.0, help="of the load before it (default: 2)")
+    bench.add_argument("--rounds", metavar="N", type=_count, default=3, help="windows of each load (default: 3)")
+    bench.add_argument("--seed", metavar="N", type=int, default=0, help="of texts, order and arrivals (default: 0)")
+    bench.add_argument("--encoding", choices=("base64", "float"), default="base64", help="of rows (default: base64)")
+    bench.add_argument("--name", metavar="NAME", help="the embedding model's at the server (default: its first)")
+    bench.add_argument("--rerank-name", metavar="NAME", help="the reranker's at the server (default: its first)")
+    bench.add_argument(
+        "--bulk", action="store_true", help="also: one client embeds thousands of chunks, another asks single queries"
+    )
+    bench.add_argument("--bulk-texts", metavar="N", type=_count, default=10_000, help="chunks (default: 10000)")
+    bench.add_argument(
+        "--bulk-calls", metavar="N,...", type=_each(_count), default=(32,), help="chunks a call (default: 32)"
+    )
+    bench.add_argument("--bulk-in-flight", metavar="N", type=_count, default=8, help="calls at once (default: 8)")
+    bench.add_argument(
+        "--sweep",
+        metavar="WHAT",
+        type=_names(*SWEEPS, every=True),
+        default=(),
+        help=f"also texts/s over {', '.join(SWEEPS)}, or all of them",
+    )
+    bench.add_argument(
+        "--raw",
+        action="store_true",
+        help="also the same texts through --model in this machine, without HTTP, and the most this machine can compute",
+    )
+    bench.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    bench.add_argument("--html", metavar="FILE", help="write a page with tables and plots that needs nothing else")
+    bench.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="a bar on standard error (default: where a terminal shows it)",
+    )
+    add_flags(bench, RAW_FLAGS)
+
+
+def _names(*known: str, every: bool = False) -> Callable[[str], tuple[str, ...]]:
+    """Some of them, separated by commas; `every`: "all" stands for all of them, else "none" for none."""
+
+    def read(text: str) -> tuple[str, ...]:
+        if text == ("all" if every else "none"):
+            return known if every else ()
+        found = tuple(text.split(","))
+        if len(set(found)) < len(found) or not set(found) <= set(known):
+            allowed = f"{', '.join(known)}, each once, or {'all' if every else 'none'}"
+            raise argparse.ArgumentTypeError(f"{text[:80]!a} is not known; allowed: {allowed}")
+        return found
+
+    return read
+
+
+def _each(one: Callable[[str], N]) -> Callable[[str], tuple[N, ...]]:
+    """Numbers separated by commas."""
+    return lambda text: tuple(one(part) for part in text.split(","))
+
+
+def _positive(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is not over 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no number from 0 to 86400")
+    return value
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**31 and len(text) < 11):
         raise argparse.ArgumentTypeError(f"{text[:40]!a} is no whole number from 1 to 2147483647")
@@ -211,8 +320,9 @@ def _count(text: str) -> int:
 
 
 def taken_in(arguments: argparse.Namespace, unknown: Sequence[str]) -> list[str]:
-    """Put texts that stand behind flags with those before them; what is left is unknown."""
-    texts = getattr(arguments, "texts", getattr(arguments, "documents", None))
+    """Put texts or addresses that stand behind flags with those before them; what is left is unknown."""
+    lists = (getattr(arguments, name, None) for name in ("texts", "documents", "urls"))
+    texts = next((one for one in lists if one is not None), None)
     if texts is None or any(one.startswith("-") and one != "-" for one in unknown):
         return list(unknown)
     texts.extend(unknown)
