@@ -193,8 +193,8 @@ def test_what_runs_here_may_call_and_read_every_header(app: Whole, path: str, he
     assert [one.get("access-control-allow-origin") for one in given] == [headers.get("origin")] * 2
     exposed = set(answer.headers.get("access-control-expose-headers", "*").split(", "))
     told = {"x-request-id", "server-timing", "retry-after", "x-should-retry"}
-    ours = {f"x-vecgate-{name}" for name in ("model", "role", "space", "truncated")}
-    assert exposed in ({"*"}, {*told, *ours, "*"})
+    ours = {f"x-vecgate-{name}" for name in ("model", "role", "space", "dimensions", "truncated")}
+    assert exposed == {"*"} or {*told, *ours, "*"} <= exposed
     assert ("origin" in headers) == (exposed != {"*"}) == (preflight.status_code == 204)
 
 
@@ -286,10 +286,40 @@ def test_what_is_no_json_is_told_in_the_dialect_it_began_in(tmp_path: Path, key:
     assert (answer.status_code, "error_type" in answer.json()) == (status, key == "inputs")
 
 
+@pytest.mark.parametrize(
+    ("path", "meant", "shape"),
+    [
+        ("/v1/info", "/info", "error_type"),
+        ("/v1/tokenize", "/tokenize", "error_type"),
+        ("/v1/health/", "/health", "message"),
+        ("/v1/api/embed", "/api/embed", "error"),
+        ("/v1/v1/api/tags", "/api/tags", "error"),
+        ("/v1/api/v1/embed", "/api/v1/embed", "message"),
+        ("/api/v1/embeddings", "/v1/embeddings", "error"),
+        ("/v1/openai/deployments/a/b/embeddings", "/openai/deployments/a/b/embeddings", "error"),
+        ("/proxy/v1/models/org/name", "/v1/models/org/name", "error"),
+    ],
+)
+def test_a_wrong_base_url_is_told_the_right_one_in_the_dialect_that_was_meant(
+    app: Whole, path: str, meant: str, shape: str
+) -> None:
+    answer = app.ask("POST", path, content=b"{}")
+    assert answer.status_code == 404
+    assert shape in answer.json()
+    assert f"at '{meant}': where the client's base URL is 'http://127.0.0.1:9000/" in answer.text
+    assert "it must be 'http://127.0.0.1:9000'." in answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/", "/a" * 90, "/v1/info/x"])
+def test_a_path_of_nothing_is_a_404_that_guesses_nothing(app: Whole, path: str) -> None:
+    answer = app.get(path)
+    assert (answer.status_code, "base URL" in answer.text) == (404, False)
+
+
 def test_what_litestar_refuses_beside_paths_and_methods_is_unforeseen() -> None:
     scope: Any = {"type": "http", "path": "/x", "method": "GET"}
     with pytest.raises(HTTPException):
-        _outside_a_route((), None, Request(scope), HTTPException(status_code=400))
+        _outside_a_route((), None, lambda _: None, Request(scope), HTTPException(status_code=400))
 
 
 def test_a_failing_row_fails_its_call_alone_in_its_dialect(tmp_path: Path) -> None:
@@ -431,8 +461,10 @@ BROKEN = {
 }
 
 
-NOTHING_NEEDED = {path: {200} for path in ("/api/embed", "/api/embeddings", "/api/show")}
-"""Ollama's bodies need no field; an object is a request, whatever else is in it."""
+NOTHING_NEEDED = {path: {200} for path in ("/api/embed", "/api/embeddings", "/api/show")} | {
+    path: {424} for path in ("/predict", "/embed_all", "/embed_sparse")
+}
+"""Ollama's bodies need no field, nor does what TEI has and this server has not; an object is a request."""
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -571,4 +603,4 @@ def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> No
         await life
 
     asyncio.run(start())
-    assert [(status.state, [card.dimensions for card in status.models]) for status in told_of] == [("ready", [8, 1])]
+    assert [(status.state, [card.dimensions for card in status.models]) for status in told_of] == [("ready", [8, None])]

@@ -64,6 +64,7 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
         max_rows=settings.max_batch_size,
         batch_tokens=settings.batch_tokens,
         on_batch=metrics.on_batch if metrics else None,
+        cache=settings.cache_dir.expanduser(),
     )
 
 
@@ -88,8 +89,13 @@ def create_app(
         )
 
     litestar = Litestar(
-        route_handlers=protocols.mount(table, engine, _site(settings, expose, table)),
-        exception_handlers={HTTPException: partial(_outside_a_route, table, render), Exception: _unforeseen},
+        route_handlers=protocols.mount(
+            table, engine, _site(settings, expose, table, lambda length: guard.check_wait(length))
+        ),
+        exception_handlers={
+            HTTPException: partial(_outside_a_route, table, render, protocols.base_finder(table)),
+            Exception: _unforeseen,
+        },
         on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
         on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
         openapi_config=None,
@@ -220,13 +226,25 @@ def _retry_after_s(engine: Engine) -> int:
 
 
 def _outside_a_route(
-    table: Iterable[protocols.Route], render: Any, request: Request[Any, Any, Any], error: HTTPException
+    table: Iterable[protocols.Route],
+    render: Any,
+    find: Callable[[str], str | None],
+    request: Request[Any, Any, Any],
+    error: HTTPException,
 ) -> Response[bytes]:
-    """Litestar's own refusals in the dialect of the path: unknown paths, and odd methods (TRACE) of those with parameters;
-    an endpoint without parameters refuses a method itself. Any other is unforeseen."""
+    """Litestar's own refusals in the dialect of the path: unknown paths, also such as a wrong base URL leads to, and odd
+    methods (TRACE) of those with parameters; an endpoint without parameters refuses a method itself. Any other is
+    unforeseen."""
     path = request.scope["path"]
-    if error.status_code == 404:
-        told: VecgateError = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
+    if error.status_code == 404 and (meant := find(path)) is not None:
+        base = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        told: VecgateError = NotFound(
+            f"There is nothing at {path[:200]!r}, but at {meant[:200]!r}: where the client's base URL is "
+            f"{base + path.removesuffix(meant)!r}, it must be {base!r}."
+        )
+        path = meant
+    elif error.status_code == 404:
+        told = NotFound(f"There is nothing at {path[:200]!r}; see /docs for what there is.")
     elif error.status_code == 405:
         allowed = _methods(table, path)
         told = MethodNotAllowed(

@@ -29,11 +29,16 @@ Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, made once by guard and passed down unchanged; `timeout_s` is the seconds LEFT when it was made."""
+    """One request, made once by guard and passed down unchanged; `timeout_s` is the seconds LEFT when it was made.
+
+    space: the vector space that the caller expects its rows or scores to be of, if it says so: Engine.embed and rerank
+    wait until the model's is known and raise SpaceMismatch where it is another.
+    """
 
     id: str
     timeout_s: float = 300.0
     bulk: bool | None = None
+    space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,6 @@ class Checkpoint:
     no_id: int | None = None
     token_types: bool = False
     quantization: dict[str, Any] | None = None
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +160,10 @@ class Memory:
 class Applied:
     """What was done for one call.
 
-    model: the true name. space: the vector space's fingerprint, once known. tokens, original: (N,) ids computed and
-    ids before the cut, per input, specials and prompt included. query_tokens: ids of a rerank query that was embedded
-    once for all documents. cut_queries: ids before and after the cut of each such query that lost some. Seconds:
-    waiting, tokenising, in `forward`.
+    model: the true name. space: the vector space's fingerprint, once known. dimensions: of the rows (None: scores).
+    tokens, original: (N,) ids computed and ids before the cut, per input, specials and prompt included.
+    query_tokens: ids of a rerank query that was embedded once for all documents. cut_queries: ids before and after
+    the cut of each such query that lost some. Seconds: waiting, tokenising, in `forward`.
     """
 
     model: str
@@ -172,6 +176,7 @@ class Applied:
     query_tokens: int = 0
     space: str | None = None
     cut_queries: tuple[tuple[int, int], ...] = ()
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,8 @@ class VirtualName:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What may be told of one served model. Widths and names are None until it is loaded.
+    """What may be told of one served model. Widths and names are None until it is loaded, the space until it is known;
+    a reranker has no dimensions.
 
     virtual: what a list of models shows beside the true name. batch_tokens_now: `batch_tokens`, or less for a while after
     the device had no room for that.
@@ -364,7 +370,6 @@ class Engine(Protocol):
         dimensions: int | None = None,
         normalize: bool = True,
         cut: Cut = "end",
-        expect: str | None = None,
         batch_size: int | None = None,
         max_tokens: int | None = None,
     ) -> Embeddings:
@@ -383,7 +388,6 @@ class Engine(Protocol):
         top_n: int | None = None,
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
-        expect: str | None = None,
         max_tokens: int | None = None,
     ) -> Ranking:
         """`max_tokens`: as in `embed`, of what the model reads at once: a pair, or each text on its own."""

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from vecgate import core
 from vecgate.engine import checkpoint as module
-from vecgate.engine import hub, weights
+from vecgate.engine import hashes, hub, weights
 from vecgate.engine.builtin import BUILT_IN, BuiltIn
 from vecgate.engine.checkpoint import Found, read, resolve
 from vecgate.errors import CheckpointError
@@ -564,13 +564,13 @@ def test_a_built_in_is_hashed_once_per_inode_size_and_mtime(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    plain = hashlib.file_digest
+    plain = hashes._read
 
-    def spy(file: Any, name: str) -> Any:
-        hashed.append(name)
-        return plain(file, name)
+    def spy(path: Path, *rest: Any) -> str:
+        hashed.append(path.name)
+        return plain(path, *rest)
 
-    monkeypatch.setattr(hashlib, "file_digest", spy)
+    monkeypatch.setattr(hashes, "_read", spy)
     cache = tmp_path / "cache" / "vecgate"
     expected = Found(package, "Small-v1", ("small", "org/Small-v1"))
     assert [resolve("small", cache=cache) for _ in range(3)] == [expected] * 3

@@ -312,9 +312,45 @@ def test_unknown_names_and_spaces_are_refused(embedder: Model) -> None:
         with pytest.raises(ModelNotFound, match="small"):
             await engine.embed(CALL, "nobody", ["a"])
         with pytest.raises(SpaceMismatch, match="other"):
-            await engine.embed(CALL, None, ["a"], expect="other")
+            await engine.embed(replace(CALL, space="other"), None, ["a"])
 
     with_engine([embedder], use)
+
+
+def test_equal_documents_are_computed_once_and_tie_in_the_order_they_came(tmp_path: Path) -> None:
+    texts = ["a cat", "dogs bark", "a cat", "paris " * 30, "a cat", "paris " * 40]
+    for task in ("embed", "rerank"):
+        script = fake.Script()
+        model = small.model(small.checkpoint(tmp_path / task, task), script)
+        found = with_engine([model], lambda engine: engine.rerank(CALL, None, "a cat ?", texts))
+        assert sum(len(batch.rows) for batch in script.batches[-1:]) == (4 if task == "embed" else 3)
+        by_index = dict(zip(found.order, found.raw, strict=True))
+        assert by_index[0] == by_index[2] == by_index[4]
+        assert by_index[3] == by_index[5]  # alike once they are cut
+        assert [index for index in found.order if index in (0, 2, 4)] == [0, 2, 4]
+        assert len(found.applied.tokens) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "param", "said"),
+    [
+        ("a " * 20, ["a"], "query", "The query has"),
+        ("a", ["a", "a " * 20], "documents", "Document 1 has"),
+    ],
+)
+def test_a_rerank_by_similarity_says_which_text_is_too_long(
+    embedder: Model, query: str, documents: list[str], param: str, said: str
+) -> None:
+    with pytest.raises(InputTooLong, match=said) as refused:
+        with_engine([embedder], lambda engine: engine.rerank(CALL, None, query, documents, cut="refuse"))
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("role", ["Query", "QUERY", "query"])
+def test_roles_are_found_in_any_case(embedder: Model, role: str) -> None:
+    found = with_engine([embedder], lambda engine: engine.embed(CALL, None, ["a cat"], role=role))
+    np.testing.assert_allclose(found.vectors[0], row("query:", "a", "cat"), atol=1e-6)
+    assert found.applied.role == "query"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -34,7 +34,7 @@ from vecgate.core import (
     Vectors,
     VirtualName,
 )
-from vecgate.errors import InputTooLong, InvalidRequest, ModelNotFound, VecgateError
+from vecgate.errors import InputTooLong, InvalidRequest, ModelNotFound, SpaceMismatch, VecgateError
 from vecgate.protocols import Site, mount, routes
 
 CLS, SEP = 101, 102
@@ -51,6 +51,7 @@ FIRST_WORD, FIRST_CHARACTER, JOINED = 1_000, 200_000, 1_200_000
 a word (ids beyond cl100k's)."""
 DIMENSIONS = 8
 MAX_TOKENS = 32
+SPACE = "stub-space"
 
 
 def pieces_of(text: str) -> list[tuple[int, str, int, int]]:
@@ -116,7 +117,7 @@ class StubEngine:
             default_prompt=None,
             created=1_700_000_000,
             weight_bytes=1_000,
-            space="stub-space",
+            space=SPACE,
             backend="stub",
             device="none",
             dtype="float32",
@@ -154,7 +155,6 @@ class StubEngine:
         dimensions: int | None = None,
         normalize: bool = True,
         cut: Cut = "end",
-        expect: str | None = None,
         batch_size: int | None = None,
         max_tokens: int | None = None,
     ) -> Embeddings:
@@ -163,6 +163,8 @@ class StubEngine:
         self.calls.append({"model": model, "inputs": inputs, **given})
         if self.fail is not None:
             raise self.fail
+        if call.space not in (None, SPACE):
+            raise SpaceMismatch(f"The request expects {call.space!r}, and this is {SPACE!r}.", "space")
         self.prompt(model, role)
         if dimensions is not None and not 1 <= dimensions <= DIMENSIONS:
             raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {DIMENSIONS}.", "dimensions")
@@ -170,7 +172,7 @@ class StubEngine:
         vectors = np.stack([row_of(ids) for ids, _ in rows])[:, :dimensions]
         if normalize:
             vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        applied = self._applied(role, rows)
+        applied = replace(self._applied(role, rows), dimensions=vectors.shape[1])
         return Embeddings(np.ascontiguousarray(vectors, np.float32), applied)
 
     async def rerank(
@@ -184,7 +186,6 @@ class StubEngine:
         top_n: int | None = None,
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
-        expect: str | None = None,
         max_tokens: int | None = None,
     ) -> Ranking:
         self.resolve(model)
@@ -247,7 +248,7 @@ class StubEngine:
             tokenize_s=0.002,
             forward_s=0.003,
             query_tokens=query_tokens,
-            space="stub-space",
+            space=SPACE,
         )
 
 

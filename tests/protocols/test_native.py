@@ -46,7 +46,6 @@ class Reranking(stub.StubEngine):
         top_n: int | None = None,
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
-        expect: str | None = None,
         max_tokens: int | None = None,
     ) -> Ranking:
         self.asked.append((method, top_n))
@@ -374,7 +373,7 @@ def test_another_method_is_405_in_the_same_shape(path: str) -> None:
     ("error", "status", "code", "headers"),
     [
         (errors.InputTooLong("long", "texts"), 400, "input_too_long", {}),
-        (errors.SpaceMismatch("other"), 400, "space_mismatch", {}),
+        (errors.SpaceMismatch("other"), 400, "vector_space_mismatch", {}),
         (errors.WrongTask("task"), 400, "wrong_task", {}),
         (errors.Unauthenticated("key"), 401, "invalid_api_key", {"www-authenticate": "Bearer"}),
         (errors.Forbidden("origin"), 403, "forbidden", {}),

@@ -51,7 +51,6 @@ class Waiting(stub.StubEngine):
         top_n: int | None = None,
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
-        expect: str | None = None,
         max_tokens: int | None = None,
     ) -> Ranking:
         self.begun.append(query)

@@ -125,7 +125,7 @@ def test_a_text_over_the_limit_is_cut_or_refused() -> None:
     [
         ({"input": 5}, "'input'"),
         ({"input": ["a", 5]}, "'input[1]'"),
-        ({"input": "a", "dimensions": 0}, "dimensions is 0"),
+        ({"input": "a", "dimensions": -1}, "dimensions is -1"),
         ({"input": "a", "dimensions": 9}, "dimensions is 9; 'org/stub-embed' allows 1 to 8"),
         ({"input": "a", "truncate": "yes"}, "'truncate'"),
         ({"input": ["a"] * 4}, "input holds 4 items; the limit is 3"),

@@ -285,7 +285,7 @@ RAISED: list[tuple[errors.VecgateError, int, str, str | None, str | None]] = [
     (errors.InvalidRequest("no", "dimensions"), 400, "invalid_request_error", "dimensions", None),
     (errors.EmptyInput("no", "input"), 400, "invalid_request_error", "input", None),
     (errors.InputTooLong("no", "input"), 400, "invalid_request_error", "input", "context_length_exceeded"),
-    (errors.SpaceMismatch("no", "expect"), 400, "invalid_request_error", "expect", None),
+    (errors.SpaceMismatch("no", "space"), 400, "invalid_request_error", "space", "vector_space_mismatch"),
     (errors.WrongTask("no"), 400, "invalid_request_error", "model", None),
     (errors.Unauthenticated("no"), 401, "invalid_request_error", None, "invalid_api_key"),
     (errors.Forbidden("no"), 403, "permission_error", None, None),
@@ -356,6 +356,7 @@ def test_models_are_listed(path: str) -> None:
                 "state": "ready",
                 "max_tokens": stub.MAX_TOKENS,
                 "dimensions": stub.DIMENSIONS,
+                "space": stub.SPACE,
             }
         ],
     }

@@ -420,6 +420,7 @@ def test_info_tells_the_model_and_the_servers_own_limits() -> None:
         "auto_truncate": True,
         "tokenization_workers": 3,
         "version": __version__,
+        "space": "stub-space",
         "sha": None,
         "docker_label": None,
     }
@@ -461,7 +462,7 @@ def test_before_a_model_is_loaded_its_limits_are_not_known(state: str, header: s
 def test_what_no_model_here_offers_is_a_424(path: str) -> None:
     message = refused(post(path, {"inputs": ["a"], "truncate": True}), 424, "Backend")
     assert "org/stub-embed" in message
-    refused(post(path, {}))
+    assert refused(post(path, {}), 424, "Backend") == message
 
 
 # errors

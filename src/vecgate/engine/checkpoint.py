@@ -6,18 +6,15 @@ can't be followed exactly is refused.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vecgate.core import Checkpoint, Pooling, Task
-from vecgate.engine import families, files, hub, scoring, weights
+from vecgate.engine import families, files, hashes, hub, scoring, weights
 from vecgate.engine.builtin import BUILT_IN as BUILT_IN
 from vecgate.engine.builtin import BuiltIn as BuiltIn
 from vecgate.engine.builtin import some
@@ -173,43 +170,16 @@ def _folder(folder: Path) -> Found:
 
 
 def _check_hash(path: Path, one: BuiltIn, cache: Path | None) -> None:
-    """Raises CheckpointError unless the file has the expected sha256; hashed once per inode, size and mtime."""
+    """Raises CheckpointError unless the file has the expected sha256."""
     if one.sha256 is None:
         return
     try:
-        seen = path.stat()
-        mark = [seen.st_ino, seen.st_size, seen.st_mtime_ns, one.sha256]
-        memory = cache / "checked.json" if cache else None
-        known = _remembered(memory)
-        if known.get(str(path)) == mark:
-            return
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashes.sha256(path, cache)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror}); {one.remedy}.") from error
     if digest != one.sha256:
+        hashes.forget(path, cache)
         raise CheckpointError(f"{path} has sha256 {digest}, {one.name} has {one.sha256}; {one.remedy} anew.")
-    if memory:
-        _remember(memory, {**known, str(path): mark})
-
-
-def _remembered(memory: Path | None) -> dict[str, Any]:
-    try:
-        known = json.loads(memory.read_bytes()) if memory else {}
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(memory: Path, known: dict[str, Any]) -> None:
-    """Best effort: where nothing can be written, the next start hashes again."""
-    fresh = memory.with_suffix(".new")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(known))
-        fresh.replace(memory)
-    except OSError:
-        return
 
 
 # what it is for

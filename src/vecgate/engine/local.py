@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -37,8 +38,9 @@ from vecgate.engine import ranking
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
+from vecgate.engine.space import Search
 from vecgate.engine.waiting import Limits
-from vecgate.engine.work import Question, Work, both
+from vecgate.engine.work import Question, Work, both, distinct
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
 
 log = logging.getLogger("vecgate.engine")
@@ -50,6 +52,8 @@ TOKENIZE_THREADS = 2
 """Over all calls; the tokenizers library itself uses more for a batch."""
 CLOSE_S = 5.0
 """How long the end waits for the forward that runs."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English; what a call that is still being tokenised is estimated by."""
 INLINE_NUMBERS = 262_144
 """Matrices up to this many float32 numbers are normalised on the loop (under a millisecond)."""
 
@@ -57,7 +61,8 @@ INLINE_NUMBERS = 262_144
 class LocalEngine:
     """core.Engine on this process's device; `start` loads, `close` ends it.
 
-    max_rows: most rows of one forward. batch_tokens: computed tokens of one forward (None: what the device likes).
+    max_rows: most rows of one forward. batch_tokens: computed tokens of one forward (None: what the device likes). cache:
+    the folder where hashes of the models' files are remembered (None: nowhere).
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class LocalEngine:
         max_rows: int = 128,
         batch_tokens: int | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
+        cache: Path | None = None,
     ) -> None:
         self._models = {model.name: model for model in models}
         self._names = Names((model.checkpoint for model in models), aliases)
@@ -76,6 +82,7 @@ class LocalEngine:
         self._batcher = Batcher(on_batch)
         self._batcher.on_death = self._died
         self._threads = ThreadPoolExecutor(TOKENIZE_THREADS, thread_name_prefix="vecgate-tokenize")
+        self._search = Search([model.space for model in models], cache)
         self._started_s = monotonic()
         self._death: str | None = None
         self._draining = False
@@ -89,6 +96,7 @@ class LocalEngine:
         """Begin to load every model on the device thread; returns at once."""
         self._started_s = monotonic()
         self._batcher.start()
+        self._search.start()
         for model in self._models.values():
             loading = self._batcher.run(partial(self._load, model))
             loading.add_done_callback(partial(_loaded, model))
@@ -104,6 +112,7 @@ class LocalEngine:
 
     def close(self) -> None:
         """End the device thread and free the models; waiting calls fail."""
+        self._search.close()
         for model in self._models.values():
             if model.backend is not None:
                 self._batcher.run(model.backend.close)
@@ -196,32 +205,43 @@ class LocalEngine:
         dimensions: int | None = None,
         normalize: bool = True,
         cut: Cut = "end",
-        expect: str | None = None,
         batch_size: int | None = None,
         max_tokens: int | None = None,
     ) -> Embeddings:
         name = self._names.find(model, "embed")
         found = self._ready(name.model)
-        found.check_space(expect)
         found.check_dimensions(dimensions)
         dimensions = name.dimensions if dimensions is None else dimensions
         role, prompt = prompt_of(found.checkpoint, role or name.role)
         most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
         size = _size(inputs) + len(prompt) * len(inputs)
         async with _deadline(call):
+            await found.check_space(call.space)
             steps = found.tokenizer.encode_steps(inputs, prompt, most, cut)
-            work = await self._rows(found, steps, size, batch_size)
+            work = await self._rows(found, steps, size, most * len(inputs), batch_size)
             vectors = await self._finish(work.vectors, dimensions, normalize)
-        return Embeddings(vectors, work.applied(role))
+        return Embeddings(vectors, replace(work.applied(role), dimensions=vectors.shape[1]))
 
     async def _rows(
-        self, model: Model, steps: Iterator[list[Tokens]], size: int, batch_size: int | None = None
+        self,
+        model: Model,
+        steps: Iterator[list[Tokens]],
+        size: int,
+        most: int,
+        batch_size: int | None = None,
+        *,
+        alike_once: bool = False,
     ) -> Work:
-        """Tokenise and compute: one row per item that `steps` gives."""
+        """Tokenise and compute: one row per item that `steps` gives, of `size` characters and `most` tokens in all.
+
+        alike_once: equal items are computed once, so that they tie to the last bit, whatever batch they came into.
+        """
         start_s = perf_counter()
-        rows = await self._stepwise(steps, size)
+        with self._batcher.coming(model.name, min(size // CHARACTERS_PER_TOKEN, most)):
+            rows = await self._stepwise(steps, size)
         tokenize_s = perf_counter() - start_s
-        return Work(model, rows, await self._batcher.submit(model.name, rows, batch_size), tokenize_s)
+        computed, places = distinct(rows) if alike_once else (rows, None)
+        return Work(model, rows, await self._batcher.submit(model.name, computed, batch_size), tokenize_s, places)
 
     async def _stepwise(self, steps: Iterator[Sequence[T]], size: int) -> list[T]:
         """All that `steps` gives: on the loop when its texts are short, otherwise each step in its turn on a thread, so
@@ -260,7 +280,6 @@ class LocalEngine:
         top_n: int | None = None,
         max_tokens_per_document: int | None = None,
         cut: Cut = "end",
-        expect: str | None = None,
         max_tokens: int | None = None,
     ) -> Ranking:
         if not documents:
@@ -270,8 +289,10 @@ class LocalEngine:
         few = top_n is not None and top_n < len(documents)
         chosen = ranking.choose(method, named, embeds=embeds, reranks=reranks, few=few)
         bi, cross = (model if named == task else None for task in ("embed", "rerank"))
-        asked = Question(query, documents, top_n, max_tokens_per_document, cut, expect, max_tokens)
+        asked = Question(query, documents, top_n, max_tokens_per_document, cut, max_tokens)
+        name = self._names.find(bi, "embed") if chosen == "similarity" else self._names.find(cross, "rerank")
         async with _deadline(call):
+            await self._ready(name.model).check_space(call.space)
             if chosen == "similarity":
                 return await self._by_similarity(bi, asked)
             if chosen == "cross-encoder" or top_n is None:
@@ -283,15 +304,14 @@ class LocalEngine:
 
     async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
         model = self._ready(self._names.find(name, "embed").model)
-        model.check_space(asked.expect)
         most = asked.most(model)
         (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
         steps = chain(
-            model.tokenizer.encode_steps([asked.query], first, most, asked.cut),
-            model.tokenizer.encode_steps(asked.documents, second, most, asked.cut, asked.limit),
+            model.tokenizer.encode_steps([asked.query], first, most, asked.cut, param="query"),
+            model.tokenizer.encode_steps(asked.documents, second, most, asked.cut, asked.limit, param="documents"),
         )
         size = len(first) + len(asked.query) + len(second) * len(asked.documents) + _size(asked.documents)
-        work = await self._rows(model, steps, size)
+        work = await self._rows(model, steps, size, most * (1 + len(asked.documents)), alike_once=True)
         vectors = await self._finish(work.vectors, None, normalize=True)
         raw = ranking.cosines(vectors[0], vectors[1:])
         return ranking.ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
@@ -300,8 +320,10 @@ class LocalEngine:
         """The documents of the indices `kept`, each read together with the query."""
         model = self._ready(self._names.find(name, "rerank").model)
         texts = [asked.documents[i] for i in kept]
-        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, asked.most(model), asked.cut, asked.limit)
-        work = await self._rows(model, steps, _size(texts) + len(asked.query) * len(texts))
+        most = asked.most(model)
+        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, most, asked.cut, asked.limit)
+        size = _size(texts) + len(asked.query) * len(texts)
+        work = await self._rows(model, steps, size, most * len(texts), alike_once=True)
         raw = work.vectors[:, 0].astype(np.float64)
         return ranking.ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
 

@@ -13,6 +13,7 @@ from time import perf_counter, time
 
 from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens
 from vecgate.engine.names import names_of
+from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
 from vecgate.engine.warmup import warm
 from vecgate.errors import InvalidRequest, NotReady, SpaceMismatch
@@ -39,6 +40,7 @@ class Model:
     why: str = ""
     state: State = "loading"
     error: str | None = None
+    space: Space = field(init=False)
     tokenizer: Tokenizer = field(init=False)
     backend: Backend | None = None
     load_s: float | None = None
@@ -47,6 +49,7 @@ class Model:
     created: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
+        self.space = Space(self.checkpoint)
         self.tokenizer = Tokenizer(self.checkpoint)
 
     @property
@@ -58,6 +61,7 @@ class Model:
         start_s = perf_counter()
         self.backend = backend = self.open()
         self.load_s = perf_counter() - start_s
+        self.space.loaded(backend.card.dtype)
         self.state = "warming"
         least, most = self.tokenizer.least_tokens, self.checkpoint.max_tokens
         self.tokens_per_s = warm(backend, self._sample, least, most)
@@ -75,6 +79,7 @@ class Model:
         why = str(error) or type(error).__name__
         self.error = FOLDERS.sub("", why.replace(f"{self.checkpoint.folder}/", ""))
         self.state = "failed"
+        self.space.loaded(None)
         log.critical("Model %s failed to load: %s", self.name, why, exc_info=error)
 
     def check_ready(self) -> None:
@@ -84,10 +89,14 @@ class Model:
         if self.state != "ready":
             raise NotReady(f"Model {self.name!r} is {self.state}; try again in a few seconds.")
 
-    def check_space(self, expect: str | None) -> None:
-        if expect is not None and expect != self.checkpoint.fingerprint:
-            have = self.checkpoint.fingerprint or "not known yet"
-            raise SpaceMismatch(f"The request expects vector space {expect[:100]!r}; this model's is {have}.", "expect")
+    async def check_space(self, expected: str | None) -> None:
+        """Wait until its vector space is known; raises SpaceMismatch with both."""
+        if expected is not None and expected != (have := await self.space.known()):
+            raise SpaceMismatch(
+                f"vector_space_mismatch: the request expects the vector space {expected[:100]!r}, and {self.name!r} is of "
+                f"{have!r}.",
+                "space",
+            )
 
     def check_dimensions(self, dimensions: int | None) -> None:
         assert self.backend is not None
@@ -112,7 +121,7 @@ class Model:
             created=self.created,
             weight_bytes=checkpoint.weight_bytes,
             revision=checkpoint.revision,
-            space=checkpoint.fingerprint,
+            space=self.space.text,
             backend=self.backend_name,
             why=self.why or None,
             load_s=self.load_s,
@@ -125,7 +134,7 @@ class Model:
             card,
             device=loaded.device,
             dtype=loaded.dtype,
-            dimensions=loaded.dimensions,
+            dimensions=loaded.dimensions if checkpoint.task == "embed" else None,
             batch_tokens=loaded.batch_tokens,
             weight_bytes=loaded.weight_bytes,
         )
@@ -133,12 +142,16 @@ class Model:
 
 def prompt_of(checkpoint: Checkpoint, role: str | None) -> tuple[str | None, str]:
     """The role applied and its prompt: none asked for means the checkpoint's default; query and document always exist.
+    A name's case is the client's affair.
 
     Raises InvalidRequest with the roles there are.
     """
     role = role or checkpoint.default_prompt
     if role is None:
         return None, ""
+    names = (*checkpoint.prompts, *SYNONYMS)
+    if role not in names:
+        role = next((name for name in names if name.casefold() == role.casefold()), role)
     for name in SYNONYMS.get(role, (role,)):
         if name in checkpoint.prompts:
             return role, checkpoint.prompts[name]

@@ -78,12 +78,14 @@ class Tokenizer:
         max_tokens: int,
         cut: Cut,
         max_text_tokens: int | None = None,
+        *,
+        param: str = "input",
     ) -> Iterator[list[Tokens]]:
         """One row per input, in order, some or none each step: text, or ids of this model with or without its specials.
 
         The prompt is put before a text as characters and before ids as ids, and survives a cut at the start.
         max_text_tokens: the most ids of each input beside prompt and specials, which more are cut to and never refused
-        for. A step raises InvalidRequest (an id outside the vocabulary, nothing to embed, no room beside the prompt)
+        for. param: what the inputs are in the request. A step raises InvalidRequest (an id outside the vocabulary, nothing to embed, no room beside the prompt)
         and, when the cut is "refuse", InputTooLong.
         """
         whole = self._room(self._single, max_tokens)
@@ -95,11 +97,11 @@ class Tokenizer:
                 raise _no_room(max_tokens, len(self._single), len(lead))
             if cut == "refuse":
                 total = body.total if max_text_tokens is None else min(body.total, len(lead) + max_text_tokens)
-                _refuse(f"Input {index}", replace(body, total=total), len(self._single), max_tokens, "input")
-            ids = self._row([*self._single.head, *body.ids, *self._single.tail], index)
+                _refuse(_called(param, index), replace(body, total=total), len(self._single), max_tokens, param)
+            ids = self._row([*self._single.head, *body.ids, *self._single.tail], index, param)
             return Tokens(ids, prompt=min(counted, len(ids)), original=body.total + len(self._single))
 
-        yield from _steps(self._bodies(inputs, most, cut, "input", prompt, lead), row)
+        yield from _steps(self._bodies(inputs, most, cut, param, prompt, lead), row)
 
     def encode_pairs(
         self,
@@ -149,7 +151,9 @@ class Tokenizer:
             first, second = longest_first(_length(asked, asked.total), _length(body, kept), room)
             query_ids, ids = cut_ids(asked.ids, first, cut), cut_ids(body.ids, second, cut)
             start = len(template.head) + len(query_ids) + len(template.middle)
-            both_ids = self._row([*template.head, *query_ids, *template.middle, *ids, *template.tail], index)
+            both_ids = self._row(
+                [*template.head, *query_ids, *template.middle, *ids, *template.tail], index, "documents"
+            )
             return Tokens(both_ids, second=start, original=asked.total + body.total + len(template))
 
         yield from _steps(self._bodies(documents, most, cut, "documents", beside=len(asked.ids)), row)
@@ -189,7 +193,7 @@ class Tokenizer:
             elif not form.inside:
                 ids = [*form.head, *ids, *form.ending]
             total = len(form.head) + body.total + outside + lost[index]
-            return Tokens(self._row(ids, index), original=total)
+            return Tokens(self._row(ids, index, "documents"), original=total)
 
         inputs = [text + form.after for text in texts]
         yield from _steps(self._bodies(inputs, room, cut, "documents", before, kept), row)
@@ -237,13 +241,15 @@ class Tokenizer:
         row = [*self._single.head, *ids, *self._single.tail]
         return ids, len(row) - (row[-1] in self._special)
 
-    def _row(self, ids: list[int], index: int) -> Ids:
+    def _row(self, ids: list[int], index: int, param: str) -> Ids:
         if not ids:
-            raise InvalidRequest(f"Input {index} is empty, and {self._name} has no special token to embed.", "input")
+            message = f"{_called(param, index)} is empty, and {self._name} has no special token to embed."
+            raise InvalidRequest(message, param)
         row = np.array(ids, dtype=np.int32)
         if row.max() >= self.vocab_size:  # Gemma's tokenizer knows one token more than EmbeddingGemma has rows for
             text = self._inner.id_to_token(int(row.max()))
-            raise InvalidRequest(f"Input {index} holds {text!r}, for which {self._name} has no row.", "input")
+            message = f"{_called(param, index)} holds {text!r}, for which {self._name} has no row."
+            raise InvalidRequest(message, param)
         return row
 
     # the model's own ids
@@ -369,6 +375,10 @@ def _length(body: Body, total: int) -> int:
 def _no_room(max_tokens: int, specials: int, prompt: int = 0) -> InvalidRequest:
     taken = f"the special tokens ({specials})" + (f" and the prompt's ({prompt})" if prompt else "")
     return InvalidRequest(f"A limit of {max_tokens} tokens leaves no room for text beside {taken}.", "max_tokens")
+
+
+def _called(param: str, index: int) -> str:
+    return {"query": "The query", "documents": f"Document {index}"}.get(param, f"Input {index}")
 
 
 def _refuse(what: str, body: Body, specials: int, max_tokens: int, param: str) -> None:

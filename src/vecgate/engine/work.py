@@ -22,7 +22,6 @@ class Question:
     top_n: int | None
     limit: int | None
     cut: Cut
-    expect: str | None
     max_tokens: int | None = None
 
     def most(self, model: Model) -> int:
@@ -32,17 +31,19 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one call's rows took. rows: as tokenised, in input order; vectors (N, D) as the model gave them."""
+    """What one call's rows took. rows: as tokenised, in input order; vectors (N, D) as the model gave them. places: where
+    each row's like is among those that were computed (None: each is its own)."""
 
     model: Model
     rows: Sequence[Tokens]
     ticket: Ticket
     tokenize_s: float
+    places: Sequence[int] | None = None
 
     @property
     def vectors(self) -> Vectors:
         assert self.ticket.vectors is not None
-        return self.ticket.vectors
+        return self.ticket.vectors if self.places is None else self.ticket.vectors[list(self.places)]
 
     def applied(self, role: str | None = None, *, queries: int = 0) -> Applied:
         """The report; the first `queries` rows are a rerank query embedded on its own."""
@@ -56,8 +57,16 @@ class Work:
             forward_s=self.ticket.forward_s,
             query_tokens=sum(len(row) for row in self.rows[:queries]),
             cut_queries=tuple((row.original, len(row)) for row in self.rows[:queries] if row.original > len(row)),
-            space=self.model.checkpoint.fingerprint,
+            space=self.model.space.text,
         )
+
+
+def distinct(rows: Sequence[Tokens]) -> tuple[list[Tokens], list[int]]:
+    """The rows without repetitions, and for each of them all the place of its like."""
+    known: dict[tuple[bytes, int | None, int], int] = {}
+    places = [known.setdefault((row.ids.tobytes(), row.second, row.prompt), len(known)) for row in rows]
+    first = dict(zip(reversed(places), reversed(rows)))
+    return [first[place] for place in range(len(known))], places
 
 
 def both(bi: Applied, cross: Applied, kept: Sequence[int]) -> Applied:

@@ -7,9 +7,11 @@ Before a body is read the path's first route decides. Knows core.Engine, never t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from itertools import takewhile
@@ -60,6 +62,9 @@ MOST = 2**31 - 1
 MOST_MESSAGE = 2_000
 """Characters of an error message; a longer one (it quotes the request) is cut."""
 
+MOST_PATH = 200
+"""Characters of an unknown path that are looked at."""
+
 METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """What reaches an endpoint, which answers 405 itself; others end at Litestar's own 405."""
 
@@ -67,6 +72,15 @@ Ignored = Annotated[msgspec.Raw, msgspec.Meta(description="Ignored.")]
 """A field of any kind that becomes no object, however large it is."""
 
 T = TypeVar("T")
+
+
+class Expecting(msgspec.Struct, kw_only=True):
+    """What a request for rows or scores may say on every route."""
+
+    space: Annotated[
+        str | None,
+        msgspec.Meta(description="The vector space expected, as x-vecgate-space tells it; another one is refused."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +198,25 @@ def _shared_segments(path: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
+def base_finder(table: Iterable[Route]) -> Callable[[str], str | None]:
+    """Which path a client meant that was given a base URL with too much in it: "/v1/info" means "/info"; else None."""
+    known = [re.compile(re.sub(r"\\\{\w+:(str|path)\\\}", _parameter, re.escape(path))) for path in _paths(table)]
+
+    def find(path: str) -> str | None:
+        starts = (at for at, letter in enumerate(path[:MOST_PATH]) if letter == "/" and at)
+        return next((path[at:] for at in starts if any(one.fullmatch(path, at) for one in known)), None)
+
+    return find
+
+
+def _paths(table: Iterable[Route]) -> set[str]:
+    return {path for route in table for path in route.paths if path != "/"}
+
+
+def _parameter(found: re.Match[str]) -> str:
+    return "[^/]+" if found[1] == "str" else ".+"
+
+
 def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:
     """One Litestar ASGI handler per path, each holding the routes of that path by method."""
     by_path: dict[str, list[Route]] = {}
@@ -269,8 +302,35 @@ def _parameters(scope: Scope) -> dict[str, str]:
     return {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
 
 
-def _accept(scope: Scope) -> str:
-    return ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"accept")
+def _header_of(scope: Scope, name: bytes) -> str | None:
+    found = [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+    return ", ".join(found) if found else None
+
+
+def _call(call: Call, scope: Scope, body: Any) -> Call:
+    """With the vector space that the request expects, by its header or by its body."""
+    header, field = _header_of(scope, b"x-vecgate-space"), getattr(body, "space", None)
+    if header is not None and field is not None and header != field:
+        raise InvalidRequest(f"space is {shown(field)}, and the header x-vecgate-space says {shown(header)}.", "space")
+    return expecting(call, header if field is None else field)
+
+
+def expecting(call: Call, space: str | None) -> Call:
+    """The call where it expects that vector space; None: as it is."""
+    return call if space is None else replace(call, space=space)
+
+
+@contextmanager
+def told_as(**fields: str) -> Iterator[None]:
+    """Errors about the engine's parameters become errors about the client's fields: told_as(input="texts")."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param not in fields:
+            raise
+        told = copy(error)  # the engine may have raised it in several calls
+        told.param = fields[error.param]
+        raise told from error
 
 
 def headers_of(applied: Applied, encode_s: float = 0.0) -> dict[str, str]:
@@ -289,6 +349,8 @@ def headers_of(applied: Applied, encode_s: float = 0.0) -> dict[str, str]:
         headers["x-vecgate-role"] = _header(applied.role)
     if applied.space is not None:
         headers["x-vecgate-space"] = applied.space
+    if applied.dimensions is not None:
+        headers["x-vecgate-dimensions"] = str(applied.dimensions)
     if cut := _cuts(applied):
         more = f", +{len(cut) - TRUNCATED_SHOWN} more" if len(cut) > TRUNCATED_SHOWN else ""
         headers["x-vecgate-truncated"] = ", ".join(cut[:TRUNCATED_SHOWN]) + more

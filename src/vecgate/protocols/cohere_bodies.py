@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vecgate.core import Cut
-from vecgate.protocols import MOST, Ignored, vectors
+from vecgate.protocols import MOST, Expecting, Ignored, vectors
 
 Version = Literal["1", "2"]
 CUTS: dict[str, Cut] = {"NONE": "refuse", "START": "start", "END": "end"}
@@ -27,7 +27,7 @@ Document = Annotated[
 ]
 
 
-class CohereRerank(msgspec.Struct, kw_only=True):
+class CohereRerank(Expecting, kw_only=True):
     """documents: texts, or objects of which `rank_fields` (null: text) are read one after the other; at most
     MAX_PASSAGES_PER_RERANK. top_n: how many results (null: all). max_tokens_per_doc: what a longer document is cut to
     (null: 4096). return_documents: true puts each result's document into it."""
@@ -56,7 +56,7 @@ class Content(msgspec.Struct, kw_only=True):
     content: Annotated[list[Part], Meta(extra_json_schema={"minItems": 1})]
 
 
-class CohereEmbed(msgspec.Struct, kw_only=True):
+class CohereEmbed(Expecting, kw_only=True):
     """texts or inputs: one of the two, at most VECGATE_MAX_INPUTS. input_type: search_query and search_document put the
     model's prompt for it before each text, the others where the model has one. embedding_types: null is float; int8 is
     round(127 x / max|x|) of each row, uint8 that plus 128, ubinary one bit a number (set above 0), binary that minus

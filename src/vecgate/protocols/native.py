@@ -21,9 +21,11 @@ from vecgate.protocols import (
     Route,
     check_count,
     check_some,
+    expecting,
     native_batch,
     shown,
     timer,
+    told_as,
     vectors,
 )
 from vecgate.protocols.native_bodies import (
@@ -119,14 +121,15 @@ async def _embed(ask: Ask) -> Embeddings:
     body: EmbedBody = ask.body
     texts = [body.texts] if isinstance(body.texts, str) else body.texts
     check_some("texts", texts, ask.site.max_texts_per_request, "MAX_TEXTS_PER_REQUEST", "text")
-    return await ask.engine.embed(
-        ask.call,
-        body.model,
-        texts,
-        normalize=_normalize(ask),
-        cut=ask.site.cut,
-        batch_size=_batch_size(ask),
-    )
+    with told_as(input="texts"):
+        return await ask.engine.embed(
+            ask.call,
+            body.model,
+            texts,
+            normalize=_normalize(ask),
+            cut=ask.site.cut,
+            batch_size=_batch_size(ask),
+        )
 
 
 async def _rows(found: Embeddings) -> msgspec.Raw:
@@ -160,15 +163,16 @@ async def _answer(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> tu
 
 async def _rerank(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> Ranking:
     _check(ask, body)
-    return await ask.engine.rerank(
-        ask.call,
-        body.model,
-        body.query,
-        body.passages,
-        method=_method(body, models),
-        top_n=body.top_k,
-        cut=ask.site.cut,
-    )
+    with told_as(documents="passages", top_n="top_k"):
+        return await ask.engine.rerank(
+            expecting(ask.call, body.space),  # of a batch, each query may say its own
+            body.model,
+            body.query,
+            body.passages,
+            method=_method(body, models),
+            top_n=body.top_k,
+            cut=ask.site.cut,
+        )
 
 
 def _check(ask: Ask, body: RerankBody) -> None:

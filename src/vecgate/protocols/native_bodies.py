@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vecgate.core import Method
-from vecgate.protocols import MOST
+from vecgate.protocols import MOST, Expecting
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -25,7 +25,7 @@ Rows = Annotated[
 ]
 
 
-class EmbedBody(msgspec.Struct, kw_only=True):
+class EmbedBody(Expecting, kw_only=True):
     """texts: one or many, at most MAX_TEXTS_PER_REQUEST. batch_size: most of them in one pass over the model (null:
     BATCH_SIZE). normalize: false leaves the rows as long as the model makes them. model: null is the default one."""
 
@@ -35,7 +35,7 @@ class EmbedBody(msgspec.Struct, kw_only=True):
     model: str | None = None
 
 
-class RerankChoices(msgspec.Struct, kw_only=True):
+class RerankChoices(Expecting, kw_only=True):
     """top_k: how many results (null: all). use_cross_encoder: false asks for the cosine, true for the reranker. method:
     says it by name and wins. return_text: false leaves the texts out. model: null is the default one."""
 

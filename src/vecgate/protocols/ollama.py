@@ -93,14 +93,15 @@ async def embed(ask: Ask) -> Answer:
     elapsed_s = timer()
     body: OllamaEmbed = ask.body
     true = _resolve(ask, body.model, "embed")
-    check_count("dimensions", body.dimensions)
+    dimensions = body.dimensions or None  # Ollama's own clients in Go can't tell 0 from nothing
+    check_count("dimensions", dimensions)
     model = body.model if body.model and body.model.strip() else true
     texts = [body.input] if isinstance(body.input, str) and body.input else list(body.input or ())
     if not texts:  # which loads a model
         return Answer(msgspec.json.encode(OllamaEmbeddings(model=model, embeddings=msgspec.Raw(b"[]"))))
     check_some("input", texts, ask.site.max_inputs, "VECGATE_MAX_INPUTS")
     found = await ask.engine.embed(
-        ask.call, body.model, texts, dimensions=body.dimensions, cut=_cut(body.truncate, ask.site.cut)
+        ask.call, body.model, texts, dimensions=dimensions, cut=_cut(body.truncate, ask.site.cut)
     )
     encoding_s = timer()
     rows = msgspec.Raw(await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float")))

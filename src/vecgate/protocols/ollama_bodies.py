@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from vecgate.protocols import MOST, Ignored
+from vecgate.protocols import MOST, Expecting, Ignored
 
 # The bounds below only document: ollama.py refuses with sentences that name the value.
-Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
+Width = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": MOST})]
 Name = Annotated[str | None, Meta(description="A name of GET /api/tags, with or without :latest; null: the default.")]
 Rows = Annotated[
     msgspec.Raw,
@@ -23,20 +23,20 @@ Row = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array", "items": {
 Nanoseconds = int
 
 
-class OllamaEmbed(msgspec.Struct, kw_only=True):
+class OllamaEmbed(Expecting, kw_only=True):
     """input: one text or many, at most VECGATE_MAX_INPUTS; an empty one, or none, gives no rows. truncate: false refuses
     a text over the model's limit, null is the server's TRUNCATE. dimensions: numbers kept of each row, which is then
-    renormalised."""
+    renormalised; 0 and null are all of them."""
 
     model: Name = None
     input: str | list[str] | None = None
     truncate: bool | None = None
-    dimensions: Count | None = None
+    dimensions: Width | None = None
     options: Ignored = msgspec.field(default_factory=msgspec.Raw)
     keep_alive: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
 
-class OllamaEmbedding(msgspec.Struct, kw_only=True):
+class OllamaEmbedding(Expecting, kw_only=True):
     """prompt: one text; an empty one, or none, gives an empty row."""
 
     model: Name = None

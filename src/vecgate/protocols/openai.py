@@ -24,6 +24,7 @@ from vecgate.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    SpaceMismatch,
     TooLarge,
     Unauthenticated,
     UnsupportedEncoding,
@@ -33,6 +34,7 @@ from vecgate.errors import (
 from vecgate.protocols import (
     Answer,
     Ask,
+    Expecting,
     Ignored,
     Route,
     headers_of_error,
@@ -47,6 +49,7 @@ from vecgate.protocols import (
 ERRORS: dict[type[VecgateError], tuple[int, str, str | None]] = {
     InvalidRequest: (400, "invalid_request_error", None),
     InputTooLong: (400, "invalid_request_error", "context_length_exceeded"),
+    SpaceMismatch: (400, "invalid_request_error", "vector_space_mismatch"),
     WrongTask: (400, "invalid_request_error", None),
     Unauthenticated: (401, "invalid_request_error", "invalid_api_key"),
     Forbidden: (403, "permission_error", None),
@@ -90,7 +93,7 @@ PURPOSES = {
 """input_type -> role, as Cohere, Voyage and NVIDIA spell it; the last two are roles only where there is such a prompt."""
 
 
-class CreateEmbeddings(msgspec.Struct, kw_only=True):
+class CreateEmbeddings(Expecting, kw_only=True):
     input: Annotated[
         str | Items,
         Meta(description="One text, texts, token ids, or arrays of token ids.", extra_json_schema=INPUT_SCHEMA),
@@ -134,7 +137,8 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 
 class Model(msgspec.Struct, kw_only=True):
     """OpenAI's four fields, and ours. root: the true name. role, dimensions: what the id stands for beside the model;
-    no role: what the checkpoint says."""
+    no role: what the checkpoint says. dimensions: null for a reranker. space: the fingerprint of the vector space, null
+    until it is known."""
 
     id: str
     object: Literal["model"] = "model"
@@ -147,6 +151,7 @@ class Model(msgspec.Struct, kw_only=True):
     state: str
     max_tokens: int
     dimensions: int | None
+    space: str | None
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -289,6 +294,7 @@ def _model(card: ModelCard, virtual: VirtualName | None = None) -> Model:
         state=card.state,
         max_tokens=card.max_tokens,
         dimensions=said.dimensions or card.dimensions,
+        space=card.space,
     )
 
 

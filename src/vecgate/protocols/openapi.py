@@ -41,8 +41,10 @@ ABOUT = """Embeddings and reranking from a model on this machine, in the dialect
 
 Every route answers with and without a trailing slash. Fields a route does not know are ignored, and null stands for
 "not given" wherever a field is optional. Every answer carries `x-request-id`; answers with vectors or scores also carry
-`x-vecgate-model` (the model's true name), `x-vecgate-role` (whose prompt stood before the texts), `server-timing`, and
-`x-vecgate-truncated` when an input was cut (`index:tokens before>tokens kept`). 429 and 503 carry `retry-after` in seconds when waiting helps.
+`x-vecgate-model` (the model's true name), `x-vecgate-role` (whose prompt stood before the texts), `x-vecgate-space` (the
+fingerprint of the vector space), `x-vecgate-dimensions`, `server-timing`, and `x-vecgate-truncated` when an input was cut (`index:tokens before>tokens kept`). A request that sends
+`x-vecgate-space`, as a header or as the field `space`, is refused where the model is of another vector space. 429 and 503
+carry `retry-after` in seconds when waiting helps.
 """
 
 ANYWHERE: tuple[VecgateError, ...] = (
@@ -64,7 +66,9 @@ WITH_BODY: tuple[VecgateError, ...] = (
     InvalidRequest("Expected `int | null`, got `str` at 'batch_size'.", "batch_size"),
     EmptyInput("input is empty; give at least one item.", "input"),
     InputTooLong("Input 0 has 300 tokens; the model takes 256.", "input"),
-    SpaceMismatch("The vectors here are of another space.", "model"),
+    SpaceMismatch(
+        "vector_space_mismatch: the request expects the vector space 'vs1-0', and 'x' is of 'vs1-1'.", "space"
+    ),
     WrongTask("The model 'x' does not embed."),
     *WITH_PARAMETERS,
     BodyTimeout("The body did not arrive within 10 s."),

@@ -36,7 +36,7 @@ ERRORS: dict[type[VecgateError], tuple[int, str]] = {
     InvalidRequest: (400, "invalid_request"),
     EmptyInput: (400, "invalid_request"),
     InputTooLong: (400, "input_too_long"),
-    SpaceMismatch: (400, "space_mismatch"),
+    SpaceMismatch: (400, "vector_space_mismatch"),
     WrongTask: (400, "wrong_task"),
     Unauthenticated: (401, "invalid_api_key"),
     Forbidden: (403, "forbidden"),

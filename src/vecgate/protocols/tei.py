@@ -252,6 +252,7 @@ async def info(ask: Ask) -> Answer:
         auto_truncate=site.cut != "refuse",
         tokenization_workers=site.tokenize_threads,
         version=__version__,
+        space=card.space,
     )
     return Answer(msgspec.json.encode(answer))
 
@@ -270,7 +271,7 @@ async def unoffered(ask: Ask) -> Answer:
 # all
 
 
-def _cut(ask: Ask, body: Truncation) -> Cut:
+def _cut(ask: Ask, body: Truncation | SimilarityParameters) -> Cut:
     direction = body.truncation_direction
     if direction is not None and direction.casefold() not in DIRECTIONS:
         message = f"truncation_direction does not take {shown(direction)}; it takes Left and Right."

@@ -5,13 +5,13 @@ Belongs to tei.py alone, which decides what they mean. The schema is the one tha
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vecgate.core import Cut
-from vecgate.protocols import MOST
+from vecgate.protocols import MOST, Expecting, Ignored
 
 DIRECTIONS: dict[str, Cut] = {"right": "end", "left": "start"}
 """Which side of an input is cut, in any case: the server's own clients write Left, huggingface_hub writes left."""
@@ -39,7 +39,7 @@ Count = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MOST})]
 Direction = Annotated[str, Meta(extra_json_schema={"enum": ["Left", "Right", "left", "right"]})]
 
 
-class Truncation(msgspec.Struct, kw_only=True):
+class Truncation(Expecting, kw_only=True):
     """truncate: true cuts an input over the limit, false refuses it, null is the server's TRUNCATE. truncation_direction:
     the side that is cut off (null: Right)."""
 
@@ -64,11 +64,15 @@ class Sentences(msgspec.Struct, kw_only=True):
     sentences: Texts
 
 
-class SimilarityParameters(Truncation, kw_only=True):
+class SimilarityParameters(msgspec.Struct, kw_only=True):
+    """truncate, truncation_direction, prompt_name: as in /embed."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
     prompt_name: str | None = None
 
 
-class TeiSimilarity(msgspec.Struct, kw_only=True):
+class TeiSimilarity(Expecting, kw_only=True):
     """sentences: at most VECGATE_MAX_INPUTS. In x-vecgate-truncated the source sentence is 0, the sentences follow."""
 
     inputs: Sentences
@@ -104,7 +108,7 @@ class TeiDecode(msgspec.Struct, kw_only=True):
 class TeiUnoffered(msgspec.Struct, kw_only=True):
     """What a classifier, a sparse model or one without pooling would take; this server has none of them."""
 
-    inputs: Annotated[Any, Meta(description="Looked at by no model.")]
+    inputs: Ignored = msgspec.field(default_factory=msgspec.Raw)
 
 
 class Rank(msgspec.Struct, kw_only=True):
@@ -144,7 +148,7 @@ class ModelType(msgspec.Struct, kw_only=True):
 class Info(msgspec.Struct, kw_only=True):
     """The server's own limits. max_input_length: tokens of one input, specials included. max_client_batch_size: inputs of
     one request, or texts where only a reranker is served. max_batch_tokens, max_batch_requests: of one batch on the
-    device."""
+    device. space: the fingerprint of the main model's vector space, null until it is known."""
 
     model_id: str
     model_sha: str | None
@@ -159,6 +163,7 @@ class Info(msgspec.Struct, kw_only=True):
     auto_truncate: bool
     tokenization_workers: int
     version: str
+    space: str | None
     sha: str | None = None
     docker_label: str | None = None
 

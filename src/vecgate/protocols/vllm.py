@@ -38,6 +38,7 @@ from vecgate.protocols import (
     MOST,
     Answer,
     Ask,
+    Expecting,
     Ignored,
     Route,
     check_count,
@@ -46,6 +47,7 @@ from vecgate.protocols import (
     message_of,
     of_type,
     shown,
+    told_as,
 )
 from vecgate.protocols.gather import side_by_side, together
 
@@ -79,7 +81,7 @@ _TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 Texts = Annotated[str | list[str], Meta(extra_json_schema={"anyOf": [{"type": "string"}, _TEXTS]})]
 
 
-class VllmScore(msgspec.Struct, kw_only=True):
+class VllmScore(Expecting, kw_only=True):
     """Two sides under one of vLLM's pairs of names: text_1 and text_2, queries and documents (or items), data_1 and
     data_2; each a text or texts, at most MAX_PASSAGES_PER_RERANK. One first text is paired with every second one, else
     there are as many on both sides. use_activation: false gives logits, or cosines where an embedding model scores,
@@ -145,12 +147,14 @@ async def score(ask: Ask) -> Answer:
     by_query: dict[str, list[int]] = {}  # each first text once, with the places of its pairs
     for at, text in enumerate(first):
         by_query.setdefault(text, []).append(at)
-    done = await side_by_side(
-        [
-            partial(_scored, ask, text, [second[at] for at in places], cut, max_tokens)
-            for text, places in by_query.items()
-        ]
-    )
+    one, two = _spelling(body)
+    with told_as(query=one, documents=two, max_tokens="truncate_prompt_tokens"):
+        done = await side_by_side(
+            [
+                partial(_scored, ask, text, [second[at] for at in places], cut, max_tokens)
+                for text, places in by_query.items()
+            ]
+        )
     places = [at for group in by_query.values() for at in group]
     order = sorted(range(len(places)), key=places.__getitem__)
     scores = [value for values, _ in done for value in values]
@@ -168,11 +172,7 @@ async def score(ask: Ask) -> Answer:
 
 def _sides(ask: Ask, body: VllmScore) -> tuple[list[str], list[str]]:
     """The first and the second text of each pair."""
-    given = [names for names in SPELLINGS if all(getattr(body, name) is not None for name in names)]
-    if len(given) != 1:
-        known = ", ".join(f"{one!r} and {two!r}" for one, two in SPELLINGS)
-        raise InvalidRequest(f"The body must hold one of these pairs: {known}.")
-    ((one, two),) = given
+    one, two = _spelling(body)
     first, second = (_list(getattr(body, name)) for name in (one, two))
     for name, texts in ((one, first), (two, second)):
         check_some(name, texts, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK", "text")
@@ -182,6 +182,15 @@ def _sides(ask: Ask, body: VllmScore) -> tuple[list[str], list[str]]:
         )
         raise InvalidRequest(message, one)
     return (first if len(first) == len(second) else first * len(second)), second
+
+
+def _spelling(body: VllmScore) -> tuple[str, str]:
+    """What the request calls the two sides."""
+    given = [names for names in SPELLINGS if all(getattr(body, name) is not None for name in names)]
+    if len(given) != 1:
+        known = ", ".join(f"{one!r} and {two!r}" for one, two in SPELLINGS)
+        raise InvalidRequest(f"The body must hold one of these pairs: {known}.")
+    return given[0]
 
 
 def _list(texts: str | list[str]) -> list[str]:
