@@ -88,7 +88,7 @@ class Flight:
             self.end("left")
 
 
-def replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
+def replay(body: bytes | bytearray, gone: asyncio.Future[Message]) -> Receive:
     """A `receive` that gives the whole body once, and after it the client's leaving."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from time import monotonic
@@ -50,8 +50,8 @@ def padded(length: int, pad_lengths: Sequence[int]) -> int:
 class Ticket:
     """One call's rows on their way: made on the loop, filled in by the device thread, awaited by the call.
 
-    waiting: rows not yet taken. rank: 0 for a small call, then one more for each doubling. gone: nobody waits for it any
-    more.
+    waiting: rows not yet taken; tokens: of all rows. rank: 0 for a small call, then one more for each doubling. gone: nobody
+    waits for it any more.
     """
 
     def __init__(self, rows: Sequence[Tokens], batch_size: int | None = None) -> None:
@@ -61,6 +61,7 @@ class Ticket:
         self.rank = 0
         self.vectors: Vectors | None = None
         self.count = self.left = len(rows)
+        self.tokens = sum(map(len, rows))
         self.waiting = deque(Item(tokens, self, index) for index, tokens in enumerate(rows))
         self.gone = False
         self.queued_s = monotonic()
@@ -155,17 +156,19 @@ class Lane:
         self.most_tokens = self.limits.tokens
 
     def add(self, ticket: Ticket) -> None:
-        ticket.rank = self.rank(sum(map(len, ticket.waiting)))
+        ticket.rank = self.rank(ticket.tokens)
         self.calls[ticket] = None
         self.ranks.setdefault(ticket.rank, {})[ticket] = None
-        self._count(ticket.waiting, 1)
+        self.rows += ticket.count
+        self.tokens += ticket.tokens
+        self.small_tokens += ticket.tokens if ticket.rank == 0 else 0
 
     def drop(self, ticket: Ticket) -> int:
         """Forget a call's waiting rows; how many they were."""
         if ticket not in self.calls:
             return 0
         dropped = len(ticket.waiting)
-        self._count(ticket.waiting, -1)
+        self._subtract(ticket.waiting)
         ticket.waiting.clear()
         self._forget(ticket)
         return dropped
@@ -177,7 +180,7 @@ class Lane:
         window = self._window([oldest] if self.owed >= 1.0 else [])
         items = [window[i] for i in take(window, self.limits)]
         self._owe(oldest, items)
-        self._count(items, -1)
+        self._subtract(items)
         taken = set(items)
         for ticket, seen in Counter(item.ticket for item in window).items():
             shown = [ticket.waiting.popleft() for _ in range(seen)]
@@ -258,9 +261,7 @@ class Lane:
         computed = self.limits.computed(len(items[-1]), sum(map(len, items)), len(items))
         return 2 * computed >= self.limits.tokens or 2 * len(items) >= self.limits.rows
 
-    def _count(self, items: Iterable[Item], sign: int) -> None:
-        for item in items:
-            self.rows += sign
-            self.tokens += sign * len(item)
-            if item.ticket.rank == 0:
-                self.small_tokens += sign * len(item)
+    def _subtract(self, items: Collection[Item]) -> None:
+        self.rows -= len(items)
+        self.tokens -= sum(map(len, items))
+        self.small_tokens -= sum(len(item) for item in items if item.ticket.rank == 0)
