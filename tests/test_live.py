@@ -23,6 +23,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from tests.alone import BEGUN, OUTGOING
 from tests.awkward import TEXTS
 from tests.live import Live, command, environment, free_port
 
@@ -41,7 +42,7 @@ class Start:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    with Live(tmp_path_factory.mktemp("server")) as server:
+    with Live(tmp_path_factory.mktemp("server"), module="tests.alone") as server:
         server.wait_for("/health/live", 200)
         health = json.loads(server.get("/health")[2])["status"]
         refusal = server.post("/v1/embeddings", {"input": "a"})
@@ -286,6 +287,11 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert done.stderr.count("\n") == 1
     for part in parts:
         assert part in done.stderr
+
+
+def test_nobody_was_called_to_load_the_model_or_to_serve_it(server: Live) -> None:
+    assert rows(server, "a").shape == (1, 384)
+    assert (server.cwd / OUTGOING).read_text() == f"{BEGUN}\n"
 
 
 def run(cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
