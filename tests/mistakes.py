@@ -15,12 +15,16 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AttentionInterface
 from transformers.models.qwen3 import modeling_qwen3
 
+from vecgate.backends.torch import packed
+from vecgate.backends.torch.packed import Layout
 from vecgate.core import Batch, Checkpoint, Dense, Tokens, Vectors
 from vecgate.engine import local, template, tokenizer
 from vecgate.engine.checkpoint import read
@@ -31,6 +35,8 @@ mlx_backend: Any = import_module("vecgate.backends.mlx.backend")
 torch_backend: Any = import_module("vecgate.backends.torch")
 Change = Callable[["Bench"], None]
 BOTH = ("torch", "mlx")
+TORCH = ("torch",)
+PACKED = ("bert", "modernbert", "distilbert", "nomic_bert", "qwen2", "gemma3", "xlmr-reranker", "modernbert-reranker")
 
 
 class Bench:
@@ -226,8 +232,41 @@ def no_prompt(bench: Bench) -> None:
 # layout
 
 
+def padded(bench: Bench) -> None:
+    """torch on a device that packs no rows."""
+    devices = torch_backend.devices
+    cpu = devices.cpu
+    bench.patch.setattr(devices, "cpu", lambda fraction: replace(cpu(fraction), packs=False))
+
+
+def rows_seen(bench: Bench) -> None:
+    """By the rows beside them."""
+
+    def attend(*given: Any, layout: Layout, **told: Any) -> Any:
+        one = packed.Group(0, 1, sum(map(len, layout.rows)))
+        return packed.attend(*given, layout=replace(layout, groups=(one,)), **told)
+
+    bench.patch.setitem(AttentionInterface._global_mapping, packed.NAME, attend)
+
+
+def positions_run_on(bench: Bench) -> None:
+    """From one row to the next."""
+    found = Layout.indices
+    bench.patch.setattr(Layout, "indices", lambda own: np.arange(len(found(own))) % 48)
+
+
+def no_windows(bench: Bench) -> None:
+    bench.patch.setattr(Layout, "mask", lambda own, *given: None)
+
+
+def no_shift(bench: Bench) -> None:
+    """RoBERTa's positions begin behind its pad's id."""
+    bench.patch.setattr(packed, "unplaced", lambda model: None)
+
+
 def pads_count(bench: Bench) -> None:
     """For pooling: in the mean, and as the last token."""
+    padded(bench)
     torch_pool, mlx_pool = torch_backend.pool, mlx_backend.pool
 
     def on_torch(hidden: Any, real: Any, after: Any, modes: Any) -> Any:
@@ -242,6 +281,7 @@ def pads_count(bench: Bench) -> None:
 
 def pads_seen(bench: Bench) -> None:
     """By attention."""
+    padded(bench)
     found, rows = torch_backend.weights.read_model, mlx_backend.Rows
 
     def read_model(*given: Any) -> Any:
@@ -259,10 +299,11 @@ def pads_seen(bench: Bench) -> None:
 
 def pads_on_the_left(bench: Bench) -> None:
     """Where everything else believes them on the right."""
-    torch_padded, mlx_laid_out = torch_backend.TorchBackend._padded, mlx_backend.MLXBackend._laid_out
+    padded(bench)
+    torch_matrix, mlx_laid_out = torch_backend.TorchBackend._matrix, mlx_backend.MLXBackend._laid_out
 
     def on_torch(own: Any, rows: Any) -> Any:
-        ids, spans = torch_padded(own, rows)
+        ids, spans = torch_matrix(own, rows)
         for at, row in enumerate(rows):
             ids[at] = ids[at].roll(ids.shape[1] - len(row))
         return ids, spans
@@ -272,7 +313,7 @@ def pads_on_the_left(bench: Bench) -> None:
         turned = [mx.roll(laid.ids[at], laid.ids.shape[1] - len(row)) for at, row in enumerate(rows)]
         return replace(laid, ids=mx.stack(turned))
 
-    bench.patch.setattr(torch_backend.TorchBackend, "_padded", on_torch)
+    bench.patch.setattr(torch_backend.TorchBackend, "_matrix", on_torch)
     bench.patch.setattr(mlx_backend.MLXBackend, "_laid_out", on_mlx)
 
 
@@ -336,6 +377,12 @@ MISTAKES = (
     Mistake("padding on the other side", "qwen3", pads_on_the_left),
     Mistake("padding on the other side", "qwen3-reranker", pads_on_the_left),
     Mistake("rows in another order", "mistral", order_lost),
+    *(Mistake("rows seen by attention", kind, rows_seen, TORCH) for kind in PACKED),
+    Mistake("positions that run on", "bert", positions_run_on, TORCH),
+    Mistake("positions without their shift", "xlmr", no_shift, TORCH),
+    Mistake("positions without their shift", "roberta", no_shift, TORCH),
+    Mistake("no local windows", "modernbert", no_windows, TORCH),
+    Mistake("no local windows", "gemma3", no_windows, TORCH),
     # prompts
     Mistake("the role's prompt dropped", "xlmr", no_prompt),
     Mistake("the role's prompt dropped", "gemma3", no_prompt),

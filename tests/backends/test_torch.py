@@ -10,12 +10,14 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from tests import tiny
 from tests.awkward import TEXTS
@@ -103,6 +105,15 @@ class TestBertReranker(TorchContract):
     task: Task = "rerank"
 
 
+class TestModernBertReranker(TorchContract):
+    kind = "modernbert-reranker"
+    task: Task = "rerank"
+
+
+class TestMpnetWhichPads(TorchContract):
+    kind = "mpnet"
+
+
 class TestOnADeviceThatPadsRowsAndColumns(TorchContract):
     """As on mps, where shapes must be few."""
 
@@ -110,7 +121,7 @@ class TestOnADeviceThatPadsRowsAndColumns(TorchContract):
     def backend(
         self, checkpoint: Checkpoint, opened: list[TorchBackend], monkeypatch: pytest.MonkeyPatch
     ) -> TorchBackend:
-        few = replace(devices.cpu(0.8), lengths=devices.few_lengths, row_counts=devices.ROW_COUNTS)
+        few = replace(devices.cpu(0.8), packs=False, lengths=devices.few_lengths, row_counts=devices.ROW_COUNTS)
         monkeypatch.setattr(devices, "find", lambda *given: few)
         return load(checkpoint)
 
@@ -330,7 +341,29 @@ def test_a_row_of_impossible_length_is_refused(bert: Checkpoint, length: int) ->
         load(bert, device="cpu").forward(Batch((Tokens(np.full(length, 5, np.int32)),)))
 
 
-def test_rows_are_padded_to_the_next_multiple_of_eight(bert: Checkpoint) -> None:
+def test_rows_are_packed_on_a_cpu(bert: Checkpoint) -> None:
+    """Shortest first, in one row of tokens, and the attention once a length in each layer."""
+    opened = load(bert, device="cpu")
+    seen = shapes(opened)
+    with patch("vecgate.backends.torch.packed.sdpa", wraps=sdpa) as attention:
+        opened.forward(Batch(rows_for(bert, 9, 2, 30, 9)))
+    assert seen == [(1, 50)]
+    layers = bert.config["num_hidden_layers"]
+    assert [call.args[0].shape[::2] for call in attention.call_args_list] == [(1, 2), (2, 9), (1, 30)] * layers
+    assert opened.card.pad_lengths is None
+
+
+def test_a_forward_without_its_layout_is_refused(bert: Checkpoint) -> None:
+    """transformers drops what it does not know: a row must never see its neighbours because of it."""
+    inner = load(bert, device="cpu")._model
+    assert inner is not None
+    with pytest.raises(TypeError, match="layout"):
+        inner(input_ids=torch.ones((1, 5), dtype=torch.long))
+
+
+def test_rows_are_padded_to_the_next_multiple_of_eight(bert: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    padding = replace(devices.cpu(0.8), packs=False)
+    monkeypatch.setattr(devices, "find", lambda *given: padding)
     opened = load(replace(bert, max_tokens=60), device="cpu")
     seen = shapes(opened)
     for length in (2, 8, 9, 56, 57, 60):

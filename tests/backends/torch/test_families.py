@@ -18,8 +18,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.backends import made
 from tests.backends.contract import made_rows, one_by_one
-from vecgate.backends import TORCH
-from vecgate.backends.torch import load
+from vecgate.backends import BOTH, TORCH
+from vecgate.backends.torch import devices, load
 from vecgate.core import Batch, Checkpoint, Tokens, Vectors
 from vecgate.errors import CheckpointError, ConfigError
 
@@ -27,6 +27,10 @@ CLOSE = 5e-6
 """Of unit rows, sdpa in a padded batch against eager attention alone, both in float32: 9e-7 was seen."""
 LOGIT = 1e-4
 """Of logits up to 5; 2e-6 was seen."""
+PADDED = {(family, task) for family in ("deberta-v2", "gemma2", "mpnet", "t5") for task in BOTH} | {
+    ("eurobert", "rerank")
+}
+"""Whose rows can't stand side by side; all others' must. EuroBERT's own head reads every token."""
 DECODERS = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 
@@ -61,16 +65,28 @@ def unit(vectors: Vectors) -> Vectors:
     return scaled
 
 
-def check_rows(checkpoint: Checkpoint, expected: Vectors) -> None:
+def forwards(checkpoint: Checkpoint) -> Iterator[Vectors]:
+    """Packed where the family can, on a device that only pads, and alone."""
     opened = load(checkpoint, device="cpu")
-    for got in (opened.forward(Batch(rows())), one_by_one(opened, rows())):
+    assert (opened.card.pad_lengths is None) is ((checkpoint.family, checkpoint.task) not in PADDED)
+    with pytest.MonkeyPatch.context() as patch:
+        padding = replace(devices.cpu(0.8), packs=False)
+        patch.setattr(devices, "cpu", lambda fraction: padding)
+        padded = load(checkpoint, device="cpu")
+    assert padded.card.pad_lengths is not None
+    yield opened.forward(Batch(rows()))
+    yield padded.forward(Batch(rows()))
+    yield one_by_one(opened, rows())
+
+
+def check_rows(checkpoint: Checkpoint, expected: Vectors) -> None:
+    for got in forwards(checkpoint):
         np.testing.assert_allclose(unit(got), unit(expected), rtol=0, atol=CLOSE)
 
 
 def check_logits(checkpoint: Checkpoint, expected: Any) -> None:
-    opened = load(checkpoint, device="cpu")
     assert np.ptp(expected) > 0.1  # or the rows could be any
-    for got in (opened.forward(Batch(rows())), one_by_one(opened, rows())):
+    for got in forwards(checkpoint):
         assert got.shape == (len(rows()), 1)
         np.testing.assert_allclose(got[:, 0], expected, rtol=0, atol=LOGIT)
 
@@ -100,6 +116,20 @@ def test_a_family_reranks_as_transformers_does(family: str, classifier: Classifi
 
 LAST = {*DECODERS, "gemma3_text"}
 """Families whose class in transformers takes the last token that is no pad, by its id: here no id is the pad's."""
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "packs"),
+    [("eurobert", "bos", True), ("eurobert", "mean", True), ("eurobert", "late", False), ("modernbert", "mean", True)],
+)
+def test_a_head_pools_as_its_config_says(family: str, pooling: str, packs: bool, tmp_path: Path) -> None:
+    """late: of every token's logit, so that one state a row is not enough."""
+    model = made.build(family, "classifier", classifier_pooling=pooling)
+    checkpoint = made.save(model, tmp_path, task="rerank")
+    opened = load(checkpoint, device="cpu")
+    assert (opened.card.pad_lengths is None) is packs
+    expected = [alone(model, row).logits[0, 0].item() for row in rows()]
+    np.testing.assert_allclose(opened.forward(Batch(rows()))[:, 0], expected, rtol=0, atol=LOGIT)
 
 
 @pytest.mark.parametrize("family", RERANKERS)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vecgate.backends.torch import devices, families, load, room
+from vecgate.backends.torch import devices, families, load, packed, room
 from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine.checkpoint import read
 from vecgate.errors import ConfigError, OutOfMemory
@@ -151,6 +151,6 @@ def test_eager_attention_needs_room_for_its_scores(bert: Checkpoint) -> None:
     found = families.find(bert)
     capped = families.find(bert)
     capped.config.attn_logit_softcapping = 50.0
-    assert (found.attention, capped.attention) == ("sdpa", "eager")
+    assert (found.attention, capped.attention) == (packed.NAME, "eager")
     more = room.batch_bytes(capped, 64, 512, torch.float32) - room.batch_bytes(found, 64, 512, torch.float32)
     assert more == 64 * 512 * found.config.num_attention_heads * 2 * 4

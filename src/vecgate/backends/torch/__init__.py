@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from vecgate.backends.torch import devices, families, room, weights
+from vecgate.backends.torch import devices, families, packed, room, weights
 from vecgate.backends.torch.devices import Device
+from vecgate.backends.torch.families import Architecture
+from vecgate.backends.torch.packed import Layout
 from vecgate.backends.torch.pooling import pool
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Pooling, Tokens, Vectors
 from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
@@ -34,12 +36,12 @@ def load(
     """
     where = devices.find(device, memory_fraction)
     compute = room.dtype_for(dtype, checkpoint, where)
-    found = families.find(checkpoint)
+    found = families.find(checkpoint, where.packs)
     fits = room.room(checkpoint, found, compute, where)
     model = weights.read_model(checkpoint, found, compute)
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
-        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), fits, found.last_token)
+        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), fits, found)
     except RuntimeError as error:
         raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
 
@@ -63,15 +65,20 @@ class TorchBackend:
         model: PreTrainedModel,
         after: torch.nn.Sequential,
         fits: tuple[int, int],
-        last_token: bool,
+        found: Architecture,
     ) -> None:
         batch_tokens, self._longest = fits
         self._checkpoint = checkpoint
         self._device = device
         self._model: PreTrainedModel | None = model
         self._after = after
-        self._pooling: tuple[Pooling, ...] = ("last",) if last_token else checkpoint.pooling
-        self._own_head = checkpoint.task == "rerank" and not last_token
+        self._pooling: tuple[Pooling, ...] = ("last",) if found.last_token else checkpoint.pooling
+        self._own_head = checkpoint.task == "rerank" and not found.last_token
+        self._packs = found.packs
+        self._unplaced = packed.unplaced(model)
+        if found.narrows is not None:
+            module, mode = found.narrows
+            packed.narrow(model.base_model.get_submodule(module), mode)
         table: Any = model.get_input_embeddings()
         self._vocabulary = int(table.weight.shape[0])
         tensors = (*model.parameters(), *model.buffers(), *after.parameters())
@@ -80,7 +87,7 @@ class TorchBackend:
             device=device.label,
             dtype=room.name_of(model.dtype),
             dimensions=1 if self._own_head else weights.width(checkpoint, model, after),
-            pad_lengths=device.lengths(checkpoint.max_tokens),
+            pad_lengths=None if found.packs else device.lengths(checkpoint.max_tokens),
             batch_tokens=batch_tokens,
             weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
         )
@@ -94,7 +101,10 @@ class TorchBackend:
         self._check(batch)
         try:
             with torch.inference_mode():
-                return self._forward(model, batch.rows)
+                result = self._packed(model, batch.rows) if self._packs else self._padded(model, batch.rows)
+                # A copy, so that no row keeps the batch's hidden states alive.
+                copied = result[: len(batch.rows)].to("cpu", torch.float32, copy=True)
+            return np.ascontiguousarray(copied.numpy())
         except (RuntimeError, IndexError, MemoryError) as error:
             raise _failure(error, batch) from error
 
@@ -121,8 +131,28 @@ class TorchBackend:
             if row.ids.min() < 0 or row.ids.max() >= self._vocabulary:
                 raise BackendFailed(f"A token id is outside the model's vocabulary of {self._vocabulary}.")
 
-    def _forward(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> Vectors:
-        ids, spans = self._padded(rows)
+    def _packed(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> torch.Tensor:
+        """(B, D) of rows side by side."""
+        layout, place = Layout.of(rows), self._device.place
+        ids, at = layout.ids(), layout.indices()
+        inputs = {
+            "input_ids": ids,
+            "position_ids": at if self._unplaced is None else layout.places(ids, self._unplaced),
+        }
+        if self._checkpoint.token_types:
+            inputs["token_type_ids"] = (at >= layout.spread(_second(row) for row in layout.rows)).astype(np.int64)
+        out = model(**{name: torch.from_numpy(one)[None].to(place) for name, one in inputs.items()}, layout=layout)
+        if self._own_head:
+            return layout.restored(out.logits)
+        after = None
+        if not self._checkpoint.include_prompt:
+            after = torch.from_numpy(at >= layout.spread(row.prompt for row in layout.rows)).to(place)
+        pooled: torch.Tensor = self._after(layout.pool(out.last_hidden_state[0], after, self._pooling))
+        return layout.restored(pooled)
+
+    def _padded(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> torch.Tensor:
+        """(B, D) of rows filled up to one length, and of the rows that fill up the batch."""
+        ids, spans = self._matrix(rows)
         lengths, seconds, prompts = (span[:, None] for span in spans)
         at = torch.arange(ids.shape[1], device=ids.device)[None]
         real = at < lengths
@@ -131,14 +161,12 @@ class TorchBackend:
             inputs["token_type_ids"] = (real & (at >= seconds)).long()
         out = model(**inputs)
         if self._own_head:
-            result = out.logits
-        else:
-            result = self._after(pool(out.last_hidden_state.float(), real, at >= prompts, self._pooling))
-        # A copy, so that no row keeps the batch's hidden states alive.
-        copied = result[: len(rows)].to("cpu", torch.float32, copy=True)
-        return np.ascontiguousarray(copied.numpy())
+            logits: torch.Tensor = out.logits
+            return logits
+        pooled: torch.Tensor = self._after(pool(out.last_hidden_state.float(), real, at >= prompts, self._pooling))
+        return pooled
 
-    def _padded(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _matrix(self, rows: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
         """ids (B, L) padded right, and (3, B): each row's length, start of segment B, ids of the prompt."""
         assert self.card.pad_lengths is not None
         width = _at_least(self.card.pad_lengths, max(map(len, rows)))
@@ -148,13 +176,16 @@ class TorchBackend:
         spans[0], spans[1] = 1, width  # a row that only fills the batch attends to its first pad: no mask is all False
         for index, row in enumerate(rows):
             ids[index, : len(row)] = row.ids
-            spans[0, index] = len(row)
-            if row.second is not None:
-                spans[1, index] = row.second
+            spans[:2, index] = len(row), _second(row)
             if not self._checkpoint.include_prompt:
                 spans[2, index] = row.prompt
         place = self._device.place
         return torch.from_numpy(ids).to(place), torch.from_numpy(spans).to(place)
+
+
+def _second(row: Tokens) -> int:
+    """Where segment B starts, past the end where there is none."""
+    return len(row) if row.second is None else row.second
 
 
 def _at_least(steps: tuple[int, ...], count: int) -> int:

@@ -22,7 +22,8 @@ NAME = re.compile(r"(?P<kind>auto|cpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 class Device:
     """Where a model runs, and all that differs from one kind of device to another.
 
-    lengths: the longest row -> the lengths rows are padded to. row_counts: the batch heights to pad to (None: any).
+    packs: whether rows stand side by side without padding, where the family can. lengths: else, the longest row -> the
+    lengths rows are padded to. row_counts: the batch heights to pad to (None: any).
     held: -> (bytes held by arrays, bytes kept for reuse).
     """
 
@@ -35,6 +36,7 @@ class Device:
     lengths: Callable[[int], tuple[int, ...]]
     held: Callable[[], tuple[int, int]]
     trim: Callable[[], None]
+    packs: bool = False
     row_counts: tuple[int, ...] | None = None
 
 
@@ -51,10 +53,12 @@ def cpu(fraction: float) -> Device:
         lengths=eights,
         held=lambda: (process.memory_info().rss, 0),
         trim=lambda: None,
+        packs=True,
     )
 
 
 def cuda(fraction: float, index: int | None = None) -> Device:
+    """Padded: an attention call for each length costs a launch in every layer, and no GPU was there to weigh the two."""
     place = torch.device("cuda", torch.cuda.current_device() if index is None else index)
     torch.cuda.set_per_process_memory_fraction(fraction, place)
     total = torch.cuda.get_device_properties(place).total_memory

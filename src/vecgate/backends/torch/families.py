@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -23,7 +23,8 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from vecgate.backends import TORCH, not_on_torch
-from vecgate.core import Checkpoint
+from vecgate.backends.torch import packed
+from vecgate.core import Checkpoint, Pooling
 from vecgate.errors import CheckpointError
 
 NOMIC_SIZES = {
@@ -46,25 +47,57 @@ NOMIC_FIXED = {
 }
 """What transformers' class takes for granted of them; an absent key counts as the first value."""
 BY_LENGTH = ("dynamic", "longrope")
+PADDED = ("deberta-v2", "mpnet", "t5")
+"""Families whose scores depend on distances that they count over the whole batch: their rows can't stand side by side."""
+HEADS = {
+    **dict.fromkeys(("albert", "bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"), "encoder"),
+    **dict.fromkeys(("distilbert", "eurobert", "modernbert"), ""),
+    "gte": "layers.{last}",
+}
+"""Families of rerankers with a head of their own -> the module of the base model that every row may leave as one state."""
+HEAD_POOLING: dict[str, Pooling] = {"cls": "cls", "bos": "cls", "mean": "mean"}
+"""config.json's classifier_pooling -> that state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """kind: the class to load. last_token: a decoder's reranker, scored here from the last real token's hidden state."""
+    """kind: the class to load. last_token: a decoder's reranker, scored here from the last real token's hidden state.
+
+    packs: rows stand side by side without padding. narrows: then the module after which one state a row is enough for a
+    reranker's head, and which one.
+    """
 
     kind: type[PreTrainedModel]
     config: PreTrainedConfig
     last_token: bool = False
+    packs: bool = False
+    narrows: tuple[str, Pooling] | None = None
 
     @property
     def attention(self) -> str:
         """sdpa, but for the classes that have none and for scores capped before the softmax, which sdpa can't do."""
         capped = getattr(self.config, "attn_logit_softcapping", None)
-        return "sdpa" if getattr(self.kind, "_supports_sdpa", False) and not capped else "eager"
+        if not getattr(self.kind, "_supports_sdpa", False) or capped:
+            return "eager"
+        return packed.NAME if self.packs else "sdpa"
 
 
-def find(checkpoint: Checkpoint) -> Architecture:
-    """The class and its configuration; raises CheckpointError for a family or a form that is not served."""
+def find(checkpoint: Checkpoint, packs: bool = True) -> Architecture:
+    """The class and its configuration, packed where it can be and `packs` allows it; raises CheckpointError for a family
+    or a form that is not served."""
+    found = _find(checkpoint)
+    if not packs or checkpoint.family in PADDED or found.attention == "eager":
+        return found
+    if checkpoint.task == "embed" or found.last_token:
+        return replace(found, packs=True)
+    pooled = HEAD_POOLING.get(getattr(found.config, "classifier_pooling", "cls"))
+    if pooled is None or checkpoint.family not in HEADS:
+        return found
+    module = HEADS[checkpoint.family].format(last=found.config.num_hidden_layers - 1)
+    return replace(found, packs=True, narrows=(module, pooled))
+
+
+def _find(checkpoint: Checkpoint) -> Architecture:
     _refuse_quantised(checkpoint)
     if checkpoint.task not in TORCH.get(checkpoint.family, ()):
         raise CheckpointError(not_on_torch(checkpoint.family, checkpoint.task))

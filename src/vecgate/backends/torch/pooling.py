@@ -12,12 +12,16 @@ import torch
 from vecgate.core import Pooling
 
 
-def pool(hidden: torch.Tensor, real: torch.Tensor, after: torch.Tensor, modes: Sequence[Pooling]) -> torch.Tensor:
+def pool(
+    hidden: torch.Tensor, real: torch.Tensor | None, after: torch.Tensor | None, modes: Sequence[Pooling]
+) -> torch.Tensor:
     """(B, D x modes) float32 of hidden (B, L, D) float32: sentence-transformers' formulas, several modes side by side.
 
-    real: (B, L) not padding. after: (B, L) not of a prompt that pooling leaves out.
+    real: (B, L) not padding. after: (B, L) not of a prompt that pooling leaves out. None: all of them.
     """
-    used = real & after
+    if real is None:
+        real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    used = real if after is None else real & after
     parts = [_pooled(hidden, used, real, mode) for mode in modes]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
