@@ -12,7 +12,7 @@ import pytest
 
 from vecgate import core
 
-CALL = core.Call("id-1", 12.5, True)
+CALL = core.Call("id-1", 12.5, "space")
 TOKENS = core.Tokens(np.array([101, 7, 102], np.int32), second=2, prompt=1, original=9)
 APPLIED = core.Applied("m", "query", (3, 4), (3, 9), 0.1, 0.2, 0.3, query_tokens=2, space="s")
 CARD = core.ModelCard(

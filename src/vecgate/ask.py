@@ -121,7 +121,7 @@ class Inside:
 
 
 def _call() -> Call:
-    return Call("command", AGES_S, bulk=True)
+    return Call("command", AGES_S)
 
 
 # embed

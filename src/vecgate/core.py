@@ -37,7 +37,6 @@ class Call:
 
     id: str
     timeout_s: float = 300.0
-    bulk: bool | None = None
     space: str | None = None
 
 
