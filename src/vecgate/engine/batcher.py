@@ -27,7 +27,8 @@ log = logging.getLogger("vecgate.batcher")
 T = TypeVar("T")
 
 HUNG_AFTER_S = 120.0
-"""A forward this long that is also 20 times longer than any before it counts as hung."""
+HUNG_TIMES = 20.0
+"""A forward this long that is also so many times longer than any before it counts as hung."""
 MEMORY_EVERY_S = 1.0
 """How often the device's memory is read, between two batches."""
 TRIM_OVER = 0.9
@@ -156,7 +157,7 @@ class Batcher:
     @property
     def alive(self) -> bool:
         busy_s = self.busy_s or 0.0
-        return self._thread.is_alive() and not (busy_s > HUNG_AFTER_S and busy_s > 20 * self._longest_s)
+        return self._thread.is_alive() and not (busy_s > HUNG_AFTER_S and busy_s > HUNG_TIMES * self._longest_s)
 
     def _live(self) -> None:
         """The device thread; whatever ends it is told to every waiting call and to `on_death`."""
