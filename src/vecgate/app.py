@@ -25,6 +25,10 @@ from vecgate.metrics import Metrics
 from vecgate.protocols import openapi
 from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings
+from vecgate.traces import Traces
+
+FLUSH_S = 0.8
+"""What the end grants to traces still to be sent: server.py waits EXIT_MARGIN_S past the drain, guard takes 1 s of it."""
 
 BYTES_PER_TOKEN = 4
 """Of a body before it is read: what tells a small call from a large one."""
@@ -34,6 +38,7 @@ def build(
     settings: Settings,
     on_ready: Callable[[Status], None] = lambda _: None,
     lost_lines: Callable[[], int] = lambda: 0,
+    traces: Traces | None = None,
 ) -> tuple[Guard, Life]:
     """The whole server, not yet loading; raises ConfigError and CheckpointError.
 
@@ -42,15 +47,20 @@ def build(
     metrics = Metrics(__version__)
     engine = build_engine(settings, metrics, aliases=settings.aliases)
     engine.on_ready = lambda: on_ready(engine.status())
-    guard = create_app(settings, engine, metrics, lost_lines)
+    guard = create_app(settings, engine, metrics, lost_lines, traces)
 
     def leaving() -> None:
         engine.drain()
 
+    async def drain(timeout_s: float) -> None:
+        await guard.drain(timeout_s)
+        if traces is not None:
+            await traces.flush(FLUSH_S)
+
     def on_death(tell: Any) -> None:
         engine.on_death = tell
 
-    return guard, Life(leaving=leaving, drain=guard.drain, on_death=on_death)
+    return guard, Life(leaving=leaving, drain=drain, on_death=on_death)
 
 
 def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases: Iterable[Alias] = ()) -> LocalEngine:
@@ -73,6 +83,7 @@ def create_app(
     engine: Engine,
     metrics: Metrics | None = None,
     lost_lines: Callable[[], int] = lambda: 0,
+    traces: Traces | None = None,
 ) -> Guard:
     """The ASGI app over any engine. An engine with `start` and `close` is started and closed by the app's lifespan."""
     metrics = metrics or Metrics(__version__)
@@ -121,6 +132,7 @@ def create_app(
         retry_after_s=partial(_retry_after_s, engine),
         on_request=metrics.on_request,
         on_shed=metrics.on_shed,
+        trace=partial(traces.on_request, {card.name: card.task for card in engine.status().models}) if traces else None,
     )
     return guard
 

@@ -28,7 +28,7 @@ from vecgate.errors import (
     Unauthenticated,
     VecgateError,
 )
-from vecgate.flight import Flight, Receive, Scope, Send, replay, reply, work
+from vecgate.flight import Flight, Pairs, Receive, Scope, Send, replay, reply, work
 from vecgate.keys import Keys, offered_keys
 from vecgate.logs import stack
 from vecgate.rates import EVERYBODY, Exhausted, Rates, Spent
@@ -39,6 +39,8 @@ Render = Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]
 """Canonical path, error -> status, headers beside content-type and content-length, JSON body."""
 OnRequest = Callable[[str, int, float, Record], None]
 """Method, status, seconds from the first byte of the request's head to the last of the answer, record."""
+Trace = Callable[[str, int, float, Record, Pairs], str]
+"""The same, and the headers that came -> the id of the request's trace."""
 Shed = Literal["in_flight", "body_memory", "queue", "draining"] | Spent
 
 log = logging.getLogger("vecgate.guard")
@@ -84,6 +86,7 @@ class Guard:
         retry_after_s: Callable[[], int] = lambda: 1,
         on_request: OnRequest = lambda *_: None,
         on_shed: Callable[[Shed], None] = lambda _: None,
+        trace: Trace | None = None,
     ) -> None:
         self.app = app
         self.render = render
@@ -99,6 +102,7 @@ class Guard:
         self.retry_after_s = retry_after_s
         self.on_request = on_request
         self.on_shed = on_shed
+        self.trace = trace
         self.draining = False
         self.body_bytes = 0
         self._keys = Keys.of(keys)
@@ -152,7 +156,7 @@ class Guard:
         except VecgateError as error:
             await self._refuse(flight, error)
         finally:
-            self._note(flight)
+            self._note(flight, scope["headers"])
         if flight.unread:
             await self._linger(receive)
 
@@ -356,12 +360,13 @@ class Guard:
                 while (message := await receive())["type"] == "http.request" and message.get("more_body"):
                     pass
 
-    def _note(self, flight: Flight) -> None:
+    def _note(self, flight: Flight, headers: Pairs) -> None:
         record, seconds = flight.record, asyncio.get_running_loop().time() - flight.begun_s
         status = flight.outcome()
         self.on_request(flight.method, status, seconds, record)
+        traced = {} if self.trace is None else {"trace": self.trace(flight.method, status, seconds, record, headers)}
         if access_log.isEnabledFor(logging.INFO):
-            whose = {} if flight.key is None else {"key": flight.key}
+            whose = traced if flight.key is None else {"key": flight.key, **traced}
             fields = {"id": flight.id, "ms": round(seconds * 1e3, 2), "client": flight.client, **whose, **work(record)}
             parts = {"method": flight.method, "route": record.route or "-", "status": status}
             extra = {"parts": parts, "fields": fields}
