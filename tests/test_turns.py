@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from vecgate.flight import Message, Receive, Scope, Send
 from vecgate.guard import Guard
 from vecgate.turns import Turns
@@ -68,34 +70,33 @@ def test_a_turn_that_is_not_wanted_any_more_goes_to_the_next() -> None:
     assert asyncio.run(main()) == [0, 3]
 
 
-def test_a_probe_is_answered_in_the_middle_of_a_burst() -> None:
-    begun: list[str] = []
+@pytest.mark.parametrize("max_in_flight", [100, 0])
+def test_a_probe_is_answered_in_the_middle_of_a_burst_served_or_refused(max_in_flight: int) -> None:
+    told: list[str] = []
 
-    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        begun.append(scope["path"])
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
     async def ask(guard: Guard, method: str, path: str) -> None:
-        told: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
+        waiting: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
 
         async def receive() -> Message:
-            return told.pop() if told else await asyncio.Future()
+            return waiting.pop() if waiting else await asyncio.Future()
 
-        async def send(_message: Message) -> None: ...
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told.append(f"{message['status']} {path}")
 
-        await guard(
-            {"type": "http", "method": method, "path": path, "headers": [(b"host", b"localhost")], "client": None},
-            receive,
-            send,
-        )
+        head = {"type": "http", "method": method, "path": path, "headers": [(b"host", b"localhost")], "client": None}
+        await guard(head, receive, send)
 
     async def main() -> None:
-        guard = Guard(app, render=lambda _path, _error: (500, {}, b""))
+        guard = Guard(app, render=lambda _path, _error: (429, {}, b""), max_in_flight=max_in_flight)
         burst = [asyncio.create_task(ask(guard, "POST", "/embed")) for _ in range(50)]
         await asyncio.sleep(0)
         await asyncio.gather(ask(guard, "GET", "/health/live"), *burst)
 
     asyncio.run(main())
-    assert len(begun) == 51
-    assert begun.index("/health/live") < 10
+    assert told.count("200 /embed" if max_in_flight else "429 /embed") == 50
+    assert told.index("200 /health/live") < 10

@@ -154,11 +154,17 @@ class Guard:
             else:
                 await reply(flight, 204, access.preflight(headers), b"")
         except VecgateError as error:
+            await self._turn(flight)
             await self._refuse(flight, error)
         finally:
             self._note(flight, scope["headers"])
         if flight.unread:
             await self._linger(receive)
+
+    async def _turn(self, flight: Flight) -> None:
+        """Let a probe go before what is ready in great number: work that begins, and refusals."""
+        if not access.is_probe(flight.method, flight.path):
+            await self._turns.take()
 
     def _begin(self, scope: Scope, headers: access.Headers, send: Send) -> Flight:
         id_, path, client = access.request_id(headers), access.canonical(scope["path"]), scope.get("client")
@@ -263,8 +269,7 @@ class Guard:
     async def _run(self, flight: Flight, scope: Scope, receive: Receive) -> None:
         try:
             body = await self._read(flight, receive)
-            if not access.is_probe(flight.method, flight.path):
-                await self._turns.take()
+            await self._turn(flight)
             await self._hand_over(flight, scope, body, receive)
         except VecgateError as error:
             await self._refuse(flight, error)
