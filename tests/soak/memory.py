@@ -67,7 +67,7 @@ def run(folder: Path, count: int) -> list[str]:
             print(f"{backend}: not installed")
             continue
         held = measure(folder, backend, count)
-        warm = held[max(1, int(WARM_SHARE * len(held)))]
+        warm = max(held[: 1 + max(1, int(WARM_SHARE * len(held)))])
         footprint = Footprint(warm, held[-1], max(held))
         steps = " ".join(f"{(after - before) / 2**20:+.1f}" for before, after in pairwise(held))
         print(f"{backend}: {count} texts, {footprint}; MiB a hundred: {steps} from {held[0] / 2**20:.0f}", flush=True)

@@ -15,7 +15,7 @@ from tests.soak.stand import Stand, Watch
 from tests.soak.tally import Outcome, Tally, rows
 from tests.soak.wire import Connection, Lost, Place
 
-WARM_SHARE = 0.25
+WARM_SHARE = 0.4
 """Of the time, until memory counts: every kind of request and trouble has been there by then."""
 LEAVERS, BAD, SITTERS = 4, 2, 60
 NEW_SOCKET = 0.1

@@ -19,6 +19,7 @@ from tests.soak.tally import Outcome, Tally, share
 from tests.soak.wire import Connection, Lost, Place, request
 
 LIVE_S = 0.25
+BUSY = (429, 503)
 BURST = 2000
 STORM = 900
 SITTERS = 1900
@@ -39,10 +40,11 @@ async def _ask(place: Place, tally: Tally, kind: str, data: bytes, allowed: tupl
         except Lost as lost:
             tally.add(kind, "lost", why=str(lost))
             return
-    if answer.status not in allowed or (answer.status in (429, 503) and "retry-after" not in answer.headers):
+    if answer.status not in allowed or (answer.status in BUSY and "retry-after" not in answer.headers):
         tally.add(kind, "wrong", why=f"{answer.status} {answer.body[:200]!r}")
     else:
-        tally.add(kind, "right" if answer.status == 200 else "refused", perf_counter() - begun)
+        outcome: Outcome = "right" if answer.status == 200 else "refused" if answer.status in BUSY else "rejected"
+        tally.add(kind, outcome, perf_counter() - begun)
 
 
 async def burst(stand: Stand, tally: Tally) -> None:
@@ -134,7 +136,7 @@ SCENARIOS: tuple[tuple[str, Scenario, dict[str, str]], ...] = (
 """With what the server is told beside its defaults."""
 
 
-COLUMNS: tuple[Outcome, ...] = ("right", "refused", "left", "lost", "wrong")
+COLUMNS: tuple[Outcome, ...] = ("right", "refused", "rejected", "left", "lost", "wrong")
 
 
 def run(folder: Path, timed: bool, only: str = "") -> list[str]:

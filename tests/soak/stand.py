@@ -68,7 +68,7 @@ class Stand:
 class Watch:
     """`with Watch(stand) as watch`: the server's memory sampled, and /health/live asked by another process.
 
-    `settled()`: the memory now is what counts as before. Afterwards `footprint` and `live` say what there was.
+    `settled()`: the highest memory so far is what counts as before. Afterwards `footprint` and `live` say what there was.
     """
 
     def __init__(self, stand: Stand) -> None:
@@ -95,7 +95,7 @@ class Watch:
         self.live_s, self.overslept_s = json.loads(told)
 
     def settled(self) -> None:
-        self._before = self._stand.resident()
+        self._before = self.peak
 
     @property
     def footprint(self) -> Footprint:
