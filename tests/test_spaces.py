@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import small
 from tests.whole import LIMIT_S, Whole
+from vecgate.access import EXPOSED
+from vecgate.engine.space import RECIPE
+from vecgate.protocols.openai import Model
 
 PAIR = {"query": "a cat", "documents": ["a cat", "dogs"]}
 EMBEDS: dict[str, dict[str, Any]] = {
@@ -118,6 +123,16 @@ def test_a_shortlist_is_of_the_rerankers_space(app: Whole) -> None:
     body = {"query": "a cat", "passages": ["dogs", "a cat"], "top_k": 1, "use_cross_encoder": True}
     answer = app.post("/api/v1/rerank", body, **{"x-vecgate-space": str(spaces(app)["judge"])})
     assert (answer.status_code, answer.json()["method"]) == (200, "bi+cross-encoder")
+
+
+def test_the_guide_names_what_there_is(root: Path) -> None:
+    text = (root / "docs" / "spaces.md").read_text("utf-8")
+    script = text.partition("```python\n")[2].partition("```")[0]
+    compile(script, "docs/spaces.md", "exec", dont_inherit=True)
+    assert {"space", "dimensions"} <= {*re.findall(r"model\.(\w+)", script)} <= {*Model.__struct_fields__}
+    assert 'extra_headers={"x-vecgate-space": space}' in script
+    assert f"begins with `{RECIPE}`" in text
+    assert {*re.findall(r"`(x-vecgate-\w+)`", text)} <= {*EXPOSED.decode().split(", ")}
 
 
 LONG = "dogs " * 40

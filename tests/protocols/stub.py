@@ -164,7 +164,7 @@ class StubEngine:
         if self.fail is not None:
             raise self.fail
         if call.space not in (None, SPACE):
-            raise SpaceMismatch(f"The request expects {call.space!r}, and this is {SPACE!r}.", "space")
+            raise SpaceMismatch(f"vector_space_mismatch: {call.space!r} is expected, {SPACE!r} served.", "space")
         self.prompt(model, role)
         if dimensions is not None and not 1 <= dimensions <= DIMENSIONS:
             raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {DIMENSIONS}.", "dimensions")
