@@ -25,7 +25,7 @@ BLAS = {"LD_PRELOAD": "libopenblas.so.0"} if sys.platform == "linux" else {}
 HUNDRED = 100
 WARM_SHARE = 0.2
 """Of the texts: by then the shapes that cost most have been there."""
-GROWTH_BYTES = 48 * 2**20
+GROWTH_BYTES = 64 * 2**20
 """Of resident memory from there to the end."""
 LONGEST_WORDS = 300
 """Over MiniLM's limit of 256 tokens."""

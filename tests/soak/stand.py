@@ -75,7 +75,8 @@ class Watch:
         self._stand = stand
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample)
-        self._before = self.peak = stand.resident()
+        self._held = [stand.resident()]
+        self._before = self._held[0]
         self.live_s: list[float] = []
         self.overslept_s: list[float] = []
 
@@ -95,11 +96,17 @@ class Watch:
         self.live_s, self.overslept_s = json.loads(told)
 
     def settled(self) -> None:
-        self._before = self.peak
+        self._before = max(self._held)
 
     @property
     def footprint(self) -> Footprint:
-        return Footprint(self._before, self._stand.resident(), self.peak)
+        return Footprint(self._before, self._stand.resident(), max(self._held))
+
+    @property
+    def course(self) -> str:
+        """The memory at each tenth of the time."""
+        tenths = (self._held[(len(self._held) - 1) * at // 10] for at in range(11))
+        return "MiB at each tenth: " + " ".join(f"{held / 2**20:.0f}" for held in tenths)
 
     @property
     def live(self) -> str:
@@ -115,4 +122,4 @@ class Watch:
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self.peak = max(self.peak, self._stand.resident())
+            self._held.append(self._stand.resident())

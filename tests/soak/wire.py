@@ -11,8 +11,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PATIENCE_S = 120.0
-"""An answer that takes longer is lost."""
+PATIENCE_S = 320.0
+"""An answer that takes longer is lost; over the server's REQUEST_TIMEOUT, so that it has its say."""
 
 
 class Lost(Exception):
