@@ -6,21 +6,26 @@ A status of 0 or 1 that comes although the drain may take minutes shows that not
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import BadStatusLine
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import trustme
 
 from tests import small
-from tests.live import Live
+from tests.live import Live, command, environment, free_port
 from vecgate import server
 from vecgate.errors import ConfigError
 from vecgate.place import Place
@@ -99,6 +104,90 @@ def test_port_0_is_told_in_the_log(tmp_path: Path) -> None:
         live.ready()
 
 
+# a Unix socket
+
+
+@contextmanager
+def on_a_socket(*flags: str, how: str = "slow", **names: str) -> Iterator[tuple[Live, Path]]:
+    """A server on a socket, once it answers there, and the socket's path."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder) / "x.sock"
+        with scripted(Path(folder), how, *flags, VECGATE_UDS=str(path), **names) as live:
+            while "Ready at unix:" not in live.log():
+                assert live.process.poll() is None, live.log()
+                time.sleep(0.05)
+            yield live, path
+
+
+def commanded(live: Live, *arguments: str, **names: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(**names), cwd=live.cwd, capture_output=True, text=True, timeout=KILL_S
+    )
+
+
+def test_a_socket_serves_the_commands_and_is_taken_once_and_gone_at_the_end() -> None:
+    with on_a_socket() as (live, path):
+        done = commanded(live, "embed", "a cat", "--url", f"unix:{path}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(json.loads(done.stdout)["embedding"]) == 8
+        names = {"BACKEND": "fake", "MODEL_NAME": str(live.cwd / "small"), "VECGATE_UDS": str(path)}
+        second = commanded(live, "serve", **names)
+        assert (second.returncode, second.stderr) == (
+            2,
+            f"vecgate: VECGATE_UDS '{path}' is in use: stop the server that listens there, or choose another.\n",
+        )
+        assert ended(live, signal.SIGTERM) == 0
+        assert not path.exists()
+
+
+def test_a_socket_is_gone_after_a_second_signal_and_a_killed_servers_is_replaced() -> None:
+    with on_a_socket(how="stuck") as (live, path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        body = json.dumps(POISON).encode()
+        client.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        live.process.send_signal(signal.SIGINT)
+        while "Leaving" not in live.log():
+            assert live.process.poll() is None
+        assert ended(live, signal.SIGINT) == 130
+        assert not path.exists()
+    with on_a_socket() as (live, path):
+        live.process.kill()
+        live.process.wait(KILL_S)
+        assert path.is_socket()
+        names = {"BACKEND": "fake", "MODEL_NAME": str(live.cwd / "small"), "HOW": "slow"}
+        with Live(live.cwd, module="tests.scripted", VECGATE_UDS=str(path), **names) as again:
+            while "Ready at unix:" not in again.log():
+                assert again.process.poll() is None, again.log()
+                time.sleep(0.05)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"GET /health/ready HTTP/1.1\r\nHost: whatever\r\n\r\n")
+                assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+# https
+
+
+def test_the_commands_speak_https_to_a_server_whose_root_they_know(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "root.pem")
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    with scripted(tmp_path, "slow", VECGATE_TLS_CERT="both.pem") as live:
+        url = f"https://localhost:{live.port}"
+        while f"Ready at https://127.0.0.1:{live.port}" not in live.log():
+            assert live.process.poll() is None, live.log()
+            time.sleep(0.05)
+        done = commanded(live, "embed", "a cat", "--url", url, SSL_CERT_FILE="root.pem")
+        assert (done.returncode, done.stderr) == (0, "")
+        unknown = commanded(live, "embed", "a cat", "--url", url)
+        assert unknown.returncode == 1
+        assert "not trusted here" in unknown.stderr
+        assert "SSL_CERT_FILE" in unknown.stderr
+        with pytest.raises((ConnectionError, BadStatusLine)):  # an alert in TLS's own bytes
+            live.get("/health")
+        assert ended(live, signal.SIGTERM) == 0
+
+
 # how it ends
 
 
@@ -128,10 +217,57 @@ def test_a_signal_waits_for_the_answer_under_way(tmp_path: Path, number: signal.
         assert answer.result()[0] == 200
 
 
-def test_sigterm_while_the_model_loads(tmp_path: Path) -> None:
-    with scripted(tmp_path, "loading", VECGATE_DRAIN_TIMEOUT="0") as live:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_no_model_to_load(tmp_path: Path, number: signal.Signals) -> None:
+    with scripted(tmp_path, "loading") as live:
         live.wait_for("/health", 200, '"status":"loading"')
-        assert ended(live, signal.SIGTERM) == 0
+        assert ended(live, number) == 0
+
+
+def test_a_second_signal_leaves_at_once_while_the_model_loads(tmp_path: Path) -> None:
+    request = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    with scripted(tmp_path, "loading") as live:
+        live.wait_for("/health", 200, '"status":"loading"')
+        with connected(live, request):
+            assert ended(live, signal.SIGINT, signal.SIGINT) in (0, 130)  # where the first one was already enough
+
+
+def test_ctrl_c_in_make_ends_the_server_in_order(tmp_path: Path) -> None:
+    """A terminal sends it to make and to the server; make must not end it a second time."""
+    (tmp_path / "Makefile").write_text(f"serve:\n\t@exec {sys.executable} -m tests.scripted serve\n")
+    names = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(tmp_path / "small")), "HOW": "slow"}
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        make = subprocess.Popen(
+            ["make", "serve"],
+            cwd=tmp_path,
+            env=environment(PORT=str(port), VECGATE_DRAIN_TIMEOUT="600", **names),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            while b"Ready at" not in (tmp_path / "log").read_bytes():
+                assert make.poll() is None
+                time.sleep(0.05)
+            os.killpg(make.pid, signal.SIGINT)
+            make.wait(KILL_S)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(make.pid, signal.SIGKILL)
+    assert b"Left with status 0." in (tmp_path / "log").read_bytes()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_deadline_ends_the_request_and_its_work(tmp_path: Path) -> None:
+    with scripted(tmp_path, "stuck", REQUEST_TIMEOUT="1") as live, ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(live.ready().post, "/v1/embeddings", POISON) for _ in range(3)]
+        answers = [one.result() for one in asked]  # one computing, two waiting
+        assert [status for status, _, _ in answers] == [504] * 3
+        assert all(headers["x-should-retry"] == "false" for _, headers, _ in answers)
+        assert all(b"(REQUEST_TIMEOUT)" in body for _, _, body in answers)
+        assert json.loads(live.get("/health")[2])["queue"]["items"] == 0
 
 
 def test_sigterm_gives_up_a_device_that_hangs_once_the_drain_is_over(tmp_path: Path) -> None:
@@ -139,8 +275,8 @@ def test_sigterm_gives_up_a_device_that_hangs_once_the_drain_is_over(tmp_path: P
         answer = pool.submit(live.ready().post, "/v1/embeddings", POISON)
         busy(live)
         assert ended(live, signal.SIGTERM) == 0
-        status, _, body = answer.result()
-    assert status == 503
+        status, headers, body = answer.result()
+    assert (status, headers["retry-after"]) == (503, "5")
     assert b"shutting down" in body
 
 
