@@ -3,7 +3,7 @@
 .PHONY: help serve test check soak format model clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 serve: ## install what is missing and serve the default model on 127.0.0.1:9000 (HOST, PORT)
 	@.ci/install serve
@@ -31,7 +31,7 @@ check: ## formatting, lint, types, tests: what CI runs
 SECONDS = 180
 CLIENTS = 24
 TEXTS = 1000
-PARTS = mixed,scenarios,memory
+PARTS = mixed,scenarios,memory,peaks
 TIMED = yes
 
 soak: ## abuse a server for minutes and count what it lost (SECONDS, CLIENTS, TEXTS, PARTS, TIMED)
@@ -47,6 +47,14 @@ format: ## format the code and mend what lint can mend
 model: ## install the default model's files only
 	@.ci/install model
 
-clean: ## remove .venv, caches and build results
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+bench: ## measure a server of this checkout, briefly (ARGS="--mix batch" goes to vecgate bench)
+	@.ci/install serve
+	@.venv/bin/python -m tests.peers.here $(ARGS)
+
+bench-peers: ## measure it beside other servers, an hour, and write the table of docs/performance.md
+	@.ci/install serve
+	@.venv/bin/python -m tests.peers.compare $(ARGS)
+
+clean: ## remove .venv, .bench, caches and build results
+	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tests.soak import memory, mixed, scenarios
+from tests.soak import memory, mixed, peaks, scenarios
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="of the mixed load (%(default)s)")
     parser.add_argument("--clients", type=int, default=24, help="well-behaved ones of the mixed load (%(default)s)")
     parser.add_argument("--texts", type=int, default=1000, help="through the real model (%(default)s)")
-    parser.add_argument("--parts", default="mixed,scenarios,memory", help="which (%(default)s)")
+    parser.add_argument("--parts", default="mixed,scenarios,memory,peaks", help="which (%(default)s)")
     parser.add_argument("--scenarios", default="", help="names with semicolons between them (all)")
     parser.add_argument("--timed", action="store_true", help="assert seconds too")
     told = parser.parse_args()
@@ -23,6 +23,7 @@ def main() -> int:
         "mixed": partial(mixed.run, seconds=told.seconds, clients=told.clients, timed=told.timed),
         "scenarios": partial(scenarios.run, timed=told.timed, only=told.scenarios),
         "memory": partial(memory.run, count=told.texts),
+        "peaks": peaks.run,
     }
     found = []
     with tempfile.TemporaryDirectory() as folder:
