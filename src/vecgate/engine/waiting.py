@@ -6,8 +6,8 @@ Knows nothing of threads: whoever adds and takes holds the lock.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections import Counter, deque
+from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
@@ -16,7 +16,8 @@ from time import monotonic
 from vecgate.core import Backend, Tokens, Vectors
 
 WINDOW_ROWS = 1024
-"""Waiting rows that `take` looks at: enough to sort by length, few enough to stay far below a forward's time."""
+WINDOW_BUDGETS = 8
+"""Waiting rows that `take` looks at, and their tokens in budgets: enough to sort by length, few enough to take no time."""
 WINDOW_BATCHES = 4
 """A call with a batch size shows at most this many of its batches in the window, so that others are seen too."""
 SMALL = 4
@@ -50,7 +51,7 @@ def padded(length: int, pad_lengths: Sequence[int]) -> int:
 class Ticket:
     """One call's rows on their way: made on the loop, filled in by the device thread, awaited by the call.
 
-    waiting: rows not yet taken; tokens: of all rows. rank: 0 for a small call, then one more for each doubling. gone: nobody
+    waiting: rows not yet taken; tokens: of all rows. rank: see Lane.rank. gone: nobody
     waits for it any more.
     """
 
@@ -93,36 +94,36 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
     the ranks behind it in the window: of each rank those nearest to it in length, shorter ones first, since they cost no
     more padding, then longer ones, while the budget of computed tokens and the row limits (of the batch, of each call) hold.
     """
+    sizes = [len(item) for item in window]
     chosen = [0]
-    total = longest = len(window[0])
-    least = min(map(len, window))
+    total = longest = sizes[0]
+    least = min(sizes)
     per_call = {window[0].ticket: 1}
-    for i in _by_nearness(window):
+    for i in _by_nearness(window, sizes):
         if len(chosen) == limits.rows:
             break
         item = window[i]
         mine = per_call.get(item.ticket, 0)
         if item.ticket.batch_size is not None and mine >= item.ticket.batch_size:
             continue
-        grown = max(longest, len(item))
-        if limits.computed(grown, total + len(item), len(chosen) + 1) > limits.tokens:
+        grown = max(longest, sizes[i])
+        if limits.computed(grown, total + sizes[i], len(chosen) + 1) > limits.tokens:
             if limits.computed(longest, total + least, len(chosen) + 1) > limits.tokens:
                 break
             continue
         chosen.append(i)
         per_call[item.ticket] = mine + 1
-        total, longest = total + len(item), grown
-    return sorted(chosen, key=lambda i: (len(window[i]), i))
+        total, longest = total + sizes[i], grown
+    return sorted(chosen, key=lambda i: (sizes[i], i))
 
 
-def _by_nearness(window: Sequence[Item]) -> Iterator[int]:
+def _by_nearness(window: Sequence[Item], sizes: Sequence[int]) -> Iterator[int]:
     """All indices but the first: rank by rank as they stand; of each those up to the first row's length, longest first,
     then the longer ones, shortest first; equals as they came."""
-    length = len(window[0])
     for _, run in groupby(range(1, len(window)), key=lambda i: window[i].ticket.rank):
-        order = sorted(run, key=lambda i: (len(window[i]), i))
-        at = bisect_left(order, length + 1, key=lambda i: len(window[i]))
-        yield from sorted(order[:at], key=lambda i: -len(window[i]))
+        order = sorted(run, key=sizes.__getitem__)
+        at = bisect_right(order, sizes[0], key=sizes.__getitem__)
+        yield from sorted(order[:at], key=lambda i: -sizes[i])
         yield from order[at:]
 
 
@@ -182,8 +183,8 @@ class Lane:
         self._owe(oldest, items)
         self._subtract(items)
         taken = set(items)
-        for ticket, seen in Counter(item.ticket for item in window).items():
-            shown = [ticket.waiting.popleft() for _ in range(seen)]
+        for ticket in {item.ticket for item in items}:
+            shown = [ticket.waiting.popleft() for _ in range(min(len(window), len(ticket.waiting)))]
             ticket.waiting.extendleft(item for item in reversed(shown) if item not in taken)
             if not ticket.waiting:
                 self._forget(ticket)
@@ -192,12 +193,17 @@ class Lane:
     def _window(self, first: Sequence[Ticket]) -> list[Item]:
         """The rows that the next batch may be made of: those of `first`, then rank by rank."""
         window: list[Item] = []
+        tokens = 0
         ranked = chain.from_iterable(self.ranks[rank] for rank in sorted(self.ranks))
         for ticket in chain(first, (one for one in ranked if one not in first)):
             most = WINDOW_ROWS - len(window)
             if ticket.batch_size is not None:
                 most = min(most, WINDOW_BATCHES * ticket.batch_size)
-            window.extend(islice(ticket.waiting, most))
+            for item in islice(ticket.waiting, most):
+                window.append(item)
+                tokens += len(item)
+                if tokens >= WINDOW_BUDGETS * self.limits.tokens:
+                    return window
             if len(window) == WINDOW_ROWS:
                 break
         return window
@@ -214,8 +220,8 @@ class Lane:
             del self.ranks[ticket.rank]
 
     def rank(self, tokens: int) -> int:
-        """0 for a call of so many tokens that is small, then one more for each doubling."""
-        return (SMALL * tokens // self.most_tokens).bit_length()
+        """0 for a call of so many tokens that is small, then one more each time it is four times as large."""
+        return ((SMALL * tokens // self.most_tokens).bit_length() + 1) // 2
 
     @property
     def wait_s(self) -> float:
