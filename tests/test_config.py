@@ -574,6 +574,12 @@ class TestKeyFile:
         assert self.keys(folder, text) == ("sk-1", "alice sk-2", "bob@example.org sk#3")
         assert self.keys(folder, "sk-1") == self.keys(folder, "sk-1\n") == ("sk-1",)
 
+    def test_the_commands_show_the_first_without_its_name(self, folder: Folder) -> None:
+        assert Settings().key is None
+        for text in ("alice sk-2\nsk-1", "sk-2"):
+            folder.write("keys", text)
+            assert folder.load(VECGATE_API_KEY_FILE="keys").key == "sk-2"
+
     def test_they_join_those_of_the_setting(self, folder: Folder) -> None:
         assert self.keys(folder, "b\na\n", VECGATE_API_KEY="a,c") == ("a", "c", "b")
 

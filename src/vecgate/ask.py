@@ -271,8 +271,7 @@ async def _answers(engine: LocalEngine | None, settings: Settings, wish: Wish) -
     """The engine, loading, or the server of the wish."""
     if engine is None:
         assert wish.url is not None
-        key = settings.api_key[0].rpartition(" ")[2] if settings.api_key else None  # a name may stand before it
-        async with connected(wish.url, key, timeout_s=settings.request_timeout_s) as remote:
+        async with connected(wish.url, settings.key, timeout_s=settings.request_timeout_s) as remote:
             yield remote
         return
     engine.start()

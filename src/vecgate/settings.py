@@ -80,6 +80,11 @@ class Settings:
     uds: Path | None = None
     uds_mode: int = 0o600
 
+    @property
+    def key(self) -> str | None:
+        """What this machine's commands show to a server: the first key, without the name before it."""
+        return self.api_key[0].rpartition(" ")[2] if self.api_key else None
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

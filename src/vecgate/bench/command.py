@@ -35,7 +35,7 @@ def wish(arguments: argparse.Namespace, settings: Settings) -> Wish:
         raise ConfigError(f"{len(urls)} addresses: give one server, two to compare, or none with --raw.")
     options = Options(
         urls=urls,
-        key=next(iter(settings.api_key), None),
+        key=settings.key,
         command=shlex.join(["vecgate", *_shown(arguments.said)]),
         mixes=arguments.mix,
         concurrency=arguments.concurrency,
