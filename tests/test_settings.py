@@ -216,7 +216,9 @@ def test_aliases(tmp_path: Path) -> None:
 def test_cache_dir(tmp_path: Path) -> None:
     for name in ("here", "there"):
         assert health(tmp_path, MODEL_NAME="minilm", VECGATE_CACHE_DIR=str(tmp_path / name))["status"] == "ok"
-    marks = [json.loads((tmp_path / name / "checked.json").read_text()) for name in ("here", "there")]
+    known = [json.loads((tmp_path / name / "checked.json").read_text()) for name in ("here", "there")]
+    # the weights, without which nothing is served; other files are hashed meanwhile
+    marks = [{path: mark for path, mark in one.items() if path.endswith(".safetensors")} for one in known]
     assert marks[0] == marks[1] != {}
     assert not (tmp_path / "cache").exists()
 

@@ -19,7 +19,7 @@ from vecgate.settings import Settings
 
 QUERY = "what is the capital of france ?"
 PASSAGES = ["dogs bark", "paris is the capital of france", "berlin is the capital of germany"]
-MANY = [" ".join((*small.WORDS[at % 14 :], *small.WORDS)[: 1 + at % 9]) for at in range(50)]
+MANY = [" ".join((*small.WORDS[at % 14 :], *small.WORDS)[: 1 + at // 14]) for at in range(50)]
 EMBEDDER: tuple[Task, ...] = ("embed",)
 RERANKER: tuple[Task, ...] = ("rerank",)
 BOTH = EMBEDDER + RERANKER
