@@ -56,7 +56,7 @@ def test_the_fields_say_the_same_to_machines(tmp_path: Path) -> None:
     assert fields["url"] == URL
     assert [(one["name"], one["task"], one["dimensions"]) for one in fields["models"]] == [
         ("small", "embed", 8),
-        ("judge", "rerank", 1),
+        ("judge", "rerank", None),
     ]
     assert fields["models"][0]["backend"] == "fake"
     assert fields["limits"]["max_inputs"] == 2048
