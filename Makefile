@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test check soak format model clean
+.PHONY: help serve test check soak format model bench bench-peers cost clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,10 @@ bench: ## measure a server of this checkout, briefly (ARGS="--mix batch" goes to
 bench-peers: ## measure it beside other servers, an hour, and write the table of docs/performance.md
 	@.ci/install serve
 	@.venv/bin/python -m tests.peers.compare $(ARGS)
+
+cost: ## what a request costs in this process, without model and socket, over a bare handler
+	@.ci/install serve
+	@.venv/bin/python -m tests.cost
 
 clean: ## remove .venv, .bench, caches and build results
 	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

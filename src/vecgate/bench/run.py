@@ -316,8 +316,10 @@ def complaints(report: Report) -> list[str]:
         if round_.errors:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(round_.errors.items()))
             found.append(f"{told} on {url}: {kinds}.")
-        if round_.requests == 0 and not round_.errors:
-            found.append(f"{told} on {url}: no request was answered within the window of {round_.seconds:g} s.")
+        elif round_.p50_ms is None:
+            found.append(
+                f"{told} on {url}: no request ended within the window of {round_.seconds:.3g} s; give --seconds more."
+            )
         if round_.client_cpu > BUSY_CLIENT:
             found.append(f"{told} on {url}: the client used {round_.client_cpu:.0%} of a core and may be what limits.")
         if report.ceiling and round_.raw_flops_per_s and round_.raw_texts_per_s:

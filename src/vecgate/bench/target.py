@@ -22,8 +22,17 @@ TOLD = ("version", "model", "backend", "device", "dtype")
 
 
 class _Card(msgspec.Struct):
+    """task, capabilities: vecgate's word for what it is for, and infinity's."""
+
     id: str
     task: str | None = None
+    capabilities: list[str] | None = None
+
+    def says(self, task: str) -> bool:
+        return self.task == task or task in (self.capabilities or ())
+
+    def may(self, task: str) -> bool:
+        return self.says(task) or (self.task is None and self.capabilities is None)
 
 
 class _Cards(msgspec.Struct):
@@ -81,9 +90,8 @@ class Target:
             except msgspec.DecodeError:
                 cards = []
             for task in ("embed", "rerank"):
-                own = next((card.id for card in cards if card.task == task), None)
-                anyone = next((card.id for card in cards if card.task in (task, None)), None)
-                self._names[task] = self._names.get(task) or own or anyone
+                able = [card for card in cards if card.says(task)] or [card for card in cards if card.may(task)]
+                self._names[task] = self._names.get(task) or (able[0].id if able else None)
             if cards:
                 break
         # a server without a reranker may rank by its embedding model
