@@ -260,6 +260,26 @@ def test_ctrl_c_in_make_ends_the_server_in_order(tmp_path: Path) -> None:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_a_slow_reader_gets_its_whole_answer_after_sigterm(tmp_path: Path) -> None:
+    body = json.dumps({"input": ["a cat"] * 500}).encode()
+    request = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    wide = str(small.folder(tmp_path / "wide", dimensions=4096))  # 20 MB of numbers, more than any system's buffers
+    with scripted(tmp_path, "slow", MODEL_NAME=wide) as live, connected(live.ready(), request) as reader:
+        while "POST /v1/embeddings 200" not in live.log():
+            assert live.process.poll() is None
+        live.process.send_signal(signal.SIGTERM)
+        while "Leaving" not in live.log():
+            assert live.process.poll() is None
+        answer = reader.makefile("rb")
+        head = b"".join(iter(answer.readline, b"\r\n"))
+        length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+        assert length > 10_000_000
+        assert len(answer.read(length)) == length
+        answer.close()
+        reader.close()
+        assert live.process.wait(KILL_S) == 0
+
+
 def test_a_deadline_ends_the_request_and_its_work(tmp_path: Path) -> None:
     with scripted(tmp_path, "stuck", REQUEST_TIMEOUT="1") as live, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(live.ready().post, "/v1/embeddings", POISON) for _ in range(3)]

@@ -35,7 +35,7 @@ HEADER_TIMEOUT_MS = 15_000
 SWITCH_INTERVAL_S = 0.0005
 """A thread that needs the interpreter back waits up to this long behind another one that computes in Python."""
 EXIT_MARGIN_S = 2.0
-"""After the drain, what is left (a connection that will not close, a device that hangs, a model that loads) is abandoned."""
+"""Past the drain time, what is left (a connection that will not close, a device that hangs) is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,6 @@ async def _serve(app: Any, life: Life, place: Place, drain_timeout_s: float) -> 
     life.leaving()
     log.info("Leaving: up to %g s for the requests in flight.", drain_timeout_s)
     await life.drain(drain_timeout_s)
-    abandoned.cancel()
-    abandoned = _abandon_after(EXIT_MARGIN_S, status, place)  # nobody waits for an answer any more
     server.stop()  # type: ignore[no-untyped-call]
     await serving
     abandoned.cancel()
