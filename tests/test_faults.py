@@ -15,7 +15,7 @@ from vecgate.backends import fake
 from vecgate.engine import batcher
 from vecgate.errors import DeviceLost
 
-LIMIT_S = 120.0
+LIMIT_S = 60.0
 PATH = "/v1/embeddings"
 POISON = SPECIALS.index("poison")
 

@@ -18,7 +18,7 @@ from vecgate.backends import fake
 from vecgate.core import Tokens
 from vecgate.engine.tokenizer import Tokenizer
 
-LIMIT_S = 120.0
+LIMIT_S = 60.0
 BURST = 800
 """`make soak` sends more."""
 PATH = "/v1/embeddings"

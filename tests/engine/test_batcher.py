@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,9 +249,12 @@ def test_a_failed_call_has_no_more_rows_computed(bench: Bench) -> None:
     rows = [row(1), *[row(*range(2, 102)) for _ in range(500)]]
 
     async def call() -> None:
+        task = asyncio.create_task(bench.batcher.submit("m", rows))
+        await asyncio.sleep(0)
+        while bench.batcher.queue().items:  # the loop, and with it the call, hears of nothing meanwhile
+            time.sleep(0.001)  # noqa: ASYNC251 - on purpose
         with pytest.raises(BackendFailed):
-            await bench.batcher.submit("m", rows)
-        await asyncio.wrap_future(bench.batcher.run(lambda: None))
+            await task
 
     asyncio.run(call())
     assert bench.script.rows < 20
