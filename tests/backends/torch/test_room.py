@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vecgate.backends.torch import devices, families, load, packed, room
+from vecgate.backends.torch import devices, families, load, room
 from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine.checkpoint import read
 from vecgate.errors import ConfigError, OutOfMemory
@@ -24,6 +24,11 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return read(tiny.build("bert", tmp_path_factory.mktemp("built") / "bert"))
+
+
+@pytest.fixture(scope="module")
+def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return read(tiny.build("modernbert", tmp_path_factory.mktemp("built") / "modernbert"))
 
 
 # the type
@@ -148,9 +153,20 @@ def test_the_limit_is_told(bert: Checkpoint, total: Callable[[int], None]) -> No
 
 
 def test_eager_attention_needs_room_for_its_scores(bert: Checkpoint) -> None:
-    found = families.find(bert)
-    capped = families.find(bert)
+    found = families.find(bert, packs=False)
+    capped = families.find(bert, packs=False)
     capped.config.attn_logit_softcapping = 50.0
-    assert (found.attention, capped.attention) == (packed.NAME, "eager")
+    assert (found.attention, capped.attention) == ("sdpa", "eager")
     more = room.batch_bytes(capped, 64, 512, torch.float32) - room.batch_bytes(found, 64, 512, torch.float32)
     assert more == 64 * 512 * found.config.num_attention_heads * 2 * 4
+
+
+def test_packed_rows_need_no_room_for_masks_but_of_windows(bert: Checkpoint, modernbert: Checkpoint) -> None:
+    def more(checkpoint: Checkpoint, packs: bool) -> int:
+        """Bytes of the same batch, had it one row 1024 tokens longer."""
+        found = families.find(checkpoint, packs)
+        short, long = (room.batch_bytes(found, 4096, longest, torch.float32) for longest in (1024, 2048))
+        return long - short
+
+    assert more(bert, packs=True) == 0
+    assert more(bert, packs=False) == more(modernbert, packs=True) == 4096 * 1024 * 4
