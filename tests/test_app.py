@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar import Request
 from litestar.exceptions import HTTPException
+from safetensors.numpy import save_file
 
 from tests import small
 from tests.protocols.stub import StubEngine
@@ -604,3 +606,17 @@ def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> No
 
     asyncio.run(start())
     assert [(status.state, [card.dimensions for card in status.models]) for status in told_of] == [("ready", [8, None])]
+
+
+def test_two_models_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first leaves room for the second; where both do not fit, the first says so."""
+    small.folder(tmp_path / "small")
+    judge = small.folder(tmp_path / "judge", "rerank")
+    save_file({"weight": np.zeros(2_500, np.float32)}, judge / "model.safetensors")
+    names = {"MODEL_NAME": str(tmp_path / "small"), "CROSS_ENCODER_MODEL": str(judge), "DEVICE_MEMORY_FRACTION": "0.5"}
+    for usable_bytes, state in ((60_000, "ok"), (24_000, "failed")):
+        monkeypatch.setattr(fake, "usable_bytes", lambda held=usable_bytes: held)
+        with Whole(tmp_path, None, **names) as app:
+            told = app.get("/health").json()
+            assert told["status"] == state
+    assert "what is loaded later" in told["error"]

@@ -6,7 +6,7 @@ Stands in for a device, so it knows nothing of engines, HTTP or real models; it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +52,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     memory_fraction: float = 0.8,
+    later: Sequence[Checkpoint] = (),
     script: Script | None = None,
     dimensions: int | None = None,
     pad_lengths: tuple[int, ...] | None = None,
@@ -60,26 +61,28 @@ def load(
     """A fake of the checkpoint's task. Width: `dimensions`, else the config's hidden_size, else 8; 1 for a reranker.
 
     device and dtype are those of every backend, and change nothing here. Raises ConfigError where the weights (of which
-    nothing is read) and the longest row do not fit memory_fraction of the memory; a batch is cut to what does.
+    nothing is read) and the longest row do not fit memory_fraction of the memory beside the weights of what is loaded
+    later; a batch is cut to what does.
     """
     width = 1 if checkpoint.task == "rerank" else dimensions or int(checkpoint.config.get("hidden_size", 8))
     limit_bytes = int(memory_fraction * usable_bytes())
-    room_tokens = _room_tokens(checkpoint, width, limit_bytes)
+    room_tokens = _room_tokens(checkpoint, width, limit_bytes, sum(one.weight_bytes for one in later))
     card = BackendCard(
         "fake", "cpu", "float32", width, pad_lengths, min(batch_tokens, room_tokens), checkpoint.weight_bytes
     )
     return Fake(card, script or Script(), limit_bytes, rerank=checkpoint.task == "rerank", recorded=script is not None)
 
 
-def _room_tokens(checkpoint: Checkpoint, width: int, limit_bytes: int) -> int:
+def _room_tokens(checkpoint: Checkpoint, width: int, limit_bytes: int, others: int) -> int:
     """How many tokens there is room for at once; raises ConfigError where they are fewer than the longest row's."""
     token_bytes = NUMBER_BYTES * width
-    room_tokens = (limit_bytes - checkpoint.weight_bytes) // token_bytes
+    room_tokens = (limit_bytes - checkpoint.weight_bytes - others) // token_bytes
+    beside = f", what is loaded later {others}" if others else ""
     if room_tokens < checkpoint.max_tokens:
         raise ConfigError(
             f"{checkpoint.name} needs {checkpoint.weight_bytes} bytes for its weights and "
-            f"{checkpoint.max_tokens * token_bytes} for its longest input: more than DEVICE_MEMORY_FRACTION allows, "
-            f"{limit_bytes}."
+            f"{checkpoint.max_tokens * token_bytes} for its longest input{beside}: more than DEVICE_MEMORY_FRACTION "
+            f"allows, {limit_bytes}."
         )
     return room_tokens
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
 
-from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens
+from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens, Verification
 from vecgate.engine.names import names_of
 from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
@@ -30,12 +30,13 @@ SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
 class Model:
     """One served model: what is known before it is loaded, and what loading adds.
 
-    open: loads it; called on the device thread. backend_name, why: the backend it gets, and for what reason. tokens_per_s:
-    what the warm-up measured, of one row at a time.
+    open: loads it, told `later`: the checkpoints that are loaded after it, if any; called on the device thread.
+    backend_name, why: the backend it gets, and for what reason. tokens_per_s: what the warm-up measured, of one row at a
+    time.
     """
 
     checkpoint: Checkpoint
-    open: Callable[[], Backend]
+    open: Callable[..., Backend]
     backend_name: str
     why: str = ""
     state: State = "loading"
@@ -46,6 +47,8 @@ class Model:
     load_s: float | None = None
     warmup_s: float | None = None
     tokens_per_s: float | None = None
+    verification: Verification | None = None
+    replaced: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -126,6 +129,7 @@ class Model:
             why=self.why or None,
             load_s=self.load_s,
             warmup_s=self.warmup_s,
+            verification=self.verification,
         )
         if self.backend is None:
             return card

@@ -36,9 +36,15 @@ Forward = Callable[[Rows], mx.array]
 
 
 def load(
-    checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", memory_fraction: float = 0.8
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_fraction: float = 0.8,
+    later: Sequence[Checkpoint] = (),
 ) -> MLXBackend:
-    """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16.
+    """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16. later: what will be
+    loaded after it and needs room too.
 
     Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
     device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
@@ -49,7 +55,10 @@ def load(
     config = family.Config.read(checkpoint)
     stored = weights.read(checkpoint, config.names)
     needed = weights.needed_bytes(stored, config.names, compute)
-    batch_tokens, longest = _room(checkpoint, where, needed, lambda row: row * config.token_bytes(row, compute.size))
+    others = sum(_later_bytes(one, compute) for one in later)
+    batch_tokens, longest = _room(
+        checkpoint, where, needed, others, lambda row: row * config.token_bytes(row, compute.size)
+    )
     devices.end_with_thread()
     mx.set_default_device(where.place)
     where.bound(needed, batch_tokens * config.token_bytes(longest, compute.size))
@@ -197,19 +206,31 @@ def _dtype(name: str, checkpoint: Checkpoint, device: Device, refused: Mapping[s
     return DTYPES[name]
 
 
-def _room(checkpoint: Checkpoint, device: Device, needed: int, row_bytes: Callable[[int], int]) -> tuple[int, int]:
+def _later_bytes(checkpoint: Checkpoint, compute: mx.Dtype) -> int:
+    """About what its weights will take: it may be computed in another type, and what is quantised stays so."""
+    stored = DTYPES.get(checkpoint.stored_dtype)
+    if stored is None or checkpoint.quantization is not None:
+        return checkpoint.weight_bytes
+    return checkpoint.weight_bytes * compute.size // stored.size
+
+
+def _room(
+    checkpoint: Checkpoint, device: Device, needed: int, others: int, row_bytes: Callable[[int], int]
+) -> tuple[int, int]:
     """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit.
 
-    row_bytes: of a row so long. Raises ConfigError where a row of LEAST_TOKENS does not fit.
+    others: bytes of the models that are loaded later. row_bytes: of a row so long. Raises ConfigError where a row of
+    LEAST_TOKENS does not fit.
     """
     held, longest = mx.get_active_memory(), checkpoint.max_tokens
-    free = device.limit_bytes - held - needed
+    free = device.limit_bytes - held - needed - others
     while row_bytes(longest) > free:
         if longest <= LEAST_TOKENS:
             what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
+            beside = f", what is loaded later {_gib(others)}" if others else ""
             raise ConfigError(
-                f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(row_bytes(longest))} for {what}, and "
-                f"{_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
+                f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(row_bytes(longest))} for {what}{beside}"
+                f", and {_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
             )
         longest = max(longest * 3 // 4, LEAST_TOKENS)

@@ -5,6 +5,7 @@ Knows nothing of texts, engines or HTTP: token ids go in, float32 rows come out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -21,29 +22,47 @@ from vecgate.backends.torch.pooling import pool
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Pooling, Tokens, Vectors
 from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 
+log = logging.getLogger("vecgate.torch")
+
 M = TypeVar("M", bound=torch.nn.Module)
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 """How CUDA, MPS and the CPU allocator say in a RuntimeError that there is no room."""
 
 
 def load(
-    checkpoint: Checkpoint, *, device: str = "auto", dtype: str = "auto", memory_fraction: float = 0.8
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory_fraction: float = 0.8,
+    later: Sequence[Checkpoint] = (),
 ) -> TorchBackend:
-    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16.
+    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16. later:
+    what will be loaded after it and needs room too.
 
     Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
     device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
     """
     where = devices.find(device, memory_fraction)
     compute = room.dtype_for(dtype, checkpoint, where)
+    if where.place.type == "cpu" and compute != torch.float32:
+        _warn_of_slowness(compute)
     found = families.find(checkpoint, where.packs)
-    fits = room.room(checkpoint, found, compute, where)
+    fits = room.room(checkpoint, found, compute, where, later)
     model = weights.read_model(checkpoint, found, compute)
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
         return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), fits, found)
     except RuntimeError as error:
         raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
+
+
+def _warn_of_slowness(compute: torch.dtype) -> None:
+    times = devices.slowdown(compute)
+    if times > 1:
+        log.warning(
+            "%s takes %.1f times as long as float32 on this CPU; DTYPE=float32 is faster.", room.name_of(compute), times
+        )
 
 
 def _on(device: Device, module: M) -> M:

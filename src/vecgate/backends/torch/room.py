@@ -6,6 +6,7 @@ Knows a checkpoint's figures and a device's, no files and no tensors.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,21 +44,28 @@ def dtype_for(name: str, checkpoint: Checkpoint, device: Device) -> torch.dtype:
     return DTYPES[name]
 
 
-def room(checkpoint: Checkpoint, found: Architecture, dtype: torch.dtype, device: Device) -> tuple[int, int]:
-    """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit.
+def room(
+    checkpoint: Checkpoint,
+    found: Architecture,
+    dtype: torch.dtype,
+    device: Device,
+    later: Sequence[Checkpoint] = (),
+) -> tuple[int, int]:
+    """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit beside
+    the weights of the models that are loaded later.
 
     Raises ConfigError where a row of LEAST_TOKENS does not.
     """
-    stored: torch.dtype = getattr(torch, checkpoint.stored_dtype)
-    weights = checkpoint.weight_bytes * dtype.itemsize // stored.itemsize
+    weights, others = _weight_bytes(checkpoint, dtype), sum(_weight_bytes(one, dtype) for one in later)
     held, longest = sum(device.held()), checkpoint.max_tokens
-    free = device.limit_bytes - held - weights
+    free = device.limit_bytes - held - weights - others
     while (needed := batch_bytes(found, longest, longest, dtype)) > free:
         if longest <= LEAST_TOKENS:
             what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
+            beside = f", what is loaded later {_gib(others)}" if later else ""
             raise ConfigError(
                 f"{checkpoint.name} needs {_gib(weights)} for its weights in {name_of(dtype)} and {_gib(needed)} "
-                f"for {what}, and this process holds {_gib(held)}: more than DEVICE_MEMORY_FRACTION allows, "
+                f"for {what}{beside}, and this process holds {_gib(held)}: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
             )
         longest = max(longest * 3 // 4, LEAST_TOKENS)
@@ -69,6 +77,11 @@ def room(checkpoint: Checkpoint, found: Architecture, dtype: torch.dtype, device
     while batch_bytes(found, tokens, longest, dtype) > free:
         tokens = max(tokens // 2, longest)
     return min(tokens, device.batch_tokens), longest
+
+
+def _weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    stored: torch.dtype = getattr(torch, checkpoint.stored_dtype)
+    return checkpoint.weight_bytes * dtype.itemsize // stored.itemsize
 
 
 def batch_bytes(found: Architecture, tokens: int, longest: int, dtype: torch.dtype) -> int:
