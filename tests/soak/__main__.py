@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main() -> int:
     parser.add_argument("--scenarios", default="", help="names with semicolons between them (all)")
     parser.add_argument("--timed", action="store_true", help="assert seconds too")
     told = parser.parse_args()
-    parts = {
+    parts: dict[str, Callable[[Path], list[str]]] = {
         "mixed": partial(mixed.run, seconds=told.seconds, clients=told.clients, timed=told.timed),
         "scenarios": partial(scenarios.run, timed=told.timed, only=told.scenarios),
         "memory": partial(memory.run, count=told.texts),
