@@ -53,11 +53,14 @@ def said(folder: Path, *lines: Any, **names: str) -> tuple[int, list[Any]]:
 
 def test_what_is_loaded_is_told_then_each_line_is_run(tmp_path: Path) -> None:
     small.folder(tmp_path / "small")
-    status, (loaded, first, second) = said(tmp_path, ["paris"], ["paris is", "a"], VECGATE_BATCH_TOKENS="64")
+    status, (loaded, first, second) = said(
+        tmp_path, [["paris"]], [["paris is"], ["a", "the"]], VECGATE_BATCH_TOKENS="64"
+    )
     assert status == 0
     assert (loaded["model"], loaded["backend"], loaded["batch_tokens"]) == ("small", "fake", 64)
     assert loaded["flops_a_token"] is None  # its weights are none
-    assert [(one["texts"], one["tokens"]) for one in (first, second)] == [(1, 3), (2, 7)]
+    assert [(one["texts"], one["tokens"]) for one in (first, second)] == [(1, 3), (3, 10)]
+    assert 0 < second["p50_s"] <= second["forward_s"]
 
 
 def test_no_model_or_only_a_reranker_is_one_sentence(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The model without HTTP, for `vecgate bench --raw`: texts on standard input, what their forwards took on standard output.
 
     python -m vecgate.forward <<< '<Settings as JSON>'     one line: what is loaded
-    ["text", ...]                                          one line for each line: tokens and seconds
+    [["text", ...], ...]                                   one line for each line: tokens and seconds
 
-Started by the bench as a process of its own; same tokenizer, same backend, same budget of a batch as the server, the
-rows of all texts sorted by length. Knows no server.
+The lists of a line are computed one after another, as one client's calls would be; a list's rows are sorted by length.
+
+Started by the bench as a process of its own; same tokenizer, same backend, same budget of a batch as the
+server. Knows no server.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from statistics import median
 from time import perf_counter
 from typing import Any, BinaryIO
 
@@ -45,13 +49,14 @@ class Loaded(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """flops: of these texts, attention included; None where the weights do not tell."""
+    """flops: of these texts, attention included; None where the weights do not tell. p50_s: of a list's forwards."""
 
     texts: int
     tokens: int
     tokenize_s: float
     forward_s: float
     flops: float | None
+    p50_s: float
 
 
 def main(stream: BinaryIO, out: BinaryIO) -> int:
@@ -60,7 +65,7 @@ def main(stream: BinaryIO, out: BinaryIO) -> int:
         raw = Forward(_embedding(settings), settings)
         _say(out, raw.loaded())
         for line in stream:
-            _say(out, raw.run(msgspec.json.decode(line, type=list[str])))
+            _say(out, raw.run(msgspec.json.decode(line, type=list[list[str]])))
     except (VecgateError, ConfigError, CheckpointError) as error:
         _say(out, {"error": str(error)})
         return 1
@@ -102,19 +107,26 @@ class Forward:
             flops_a_token=cost.flops_a_token if cost else None,
         )
 
-    def run(self, texts: Sequence[str]) -> Done:
-        begin_s = perf_counter()
-        rows = self._model.tokenizer.encode(texts, "", self._model.checkpoint.max_tokens, "end")
+    def run(self, calls: Sequence[Sequence[str]]) -> Done:
+        begin_s, limit = perf_counter(), self._model.checkpoint.max_tokens
+        called = [self._model.tokenizer.encode(texts, "", limit, "end") for texts in calls]
         tokenized_s = perf_counter()
+        times = [self._forward(rows) for rows in called]
+        every = [*chain.from_iterable(called)]
+        return Done(
+            texts=len(every),
+            tokens=sum(map(len, every)),
+            tokenize_s=tokenized_s - begin_s,
+            forward_s=sum(times),
+            flops=sum(map(self._cost.flops, every)) if self._cost else None,
+            p50_s=median(times),
+        )
+
+    def _forward(self, rows: Sequence[Tokens]) -> float:
+        begin_s = perf_counter()
         for batch in batches(rows, self._limits):
             self._backend.forward(batch)
-        return Done(
-            texts=len(texts),
-            tokens=sum(map(len, rows)),
-            tokenize_s=tokenized_s - begin_s,
-            forward_s=perf_counter() - tokenized_s,
-            flops=sum(map(self._cost.flops, rows)) if self._cost else None,
-        )
+        return perf_counter() - begin_s
 
     def _full_batch_s(self) -> float:
         """The shortest of a few forwards of as many rows of 180 tokens as a batch may have."""

@@ -39,11 +39,14 @@ class Stub:
     """`with Stub() as stub`: at stub.url until the end.
 
     spoil: what becomes of an answer: (path, request, answer) -> answer, or a status. rerank: the path of its ranking.
-    asked: (path, body) of every POST, in order.
+    cards: its models. asked: (path, body) of every POST, in order.
     """
 
     def __init__(
-        self, spoil: Callable[[str, Any, Any], Any] = lambda _path, _body, answer: answer, rerank: str = "/v1/rerank"
+        self,
+        spoil: Callable[[str, Any, Any], Any] = lambda _path, _body, answer: answer,
+        rerank: str = "/v1/rerank",
+        cards: Any = ({"id": "m"},),
     ) -> None:
         self.asked: list[tuple[str, Any]] = []
         self.keys: set[str] = set()
@@ -55,7 +58,7 @@ class Stub:
             def do_GET(self) -> None:
                 told = {
                     "/health": {"version": "9.9", "model": "m", "dtype": "float32"},
-                    "/v1/models": {"data": [{"id": "m"}]},
+                    "/v1/models": {"data": cards},
                 }
                 self._say(told.get(self.path, 404))
 

@@ -1,7 +1,7 @@
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
-from itertools import count
+from itertools import count, cycle
 from random import Random
 from typing import Any
 
@@ -64,6 +64,21 @@ def test_so_many_clients_each_have_one_request_on_its_way() -> None:
     assert {shot.ask for shot in window.shots} == {0, 1}
     assert all(shot.body == b"row" and shot.kind is None and shot.timing == "forward;dur=1" for shot in window.shots)
     assert window.begin_s < window.end_s
+
+
+def test_the_window_lasts_until_a_request_has_ended_in_it() -> None:
+    asked = asyncio.Event()
+
+    async def late(_request: bytes) -> Answer:
+        await asked.wait()
+        return await soon(_request)
+
+    async def until() -> None:
+        asyncio.get_running_loop().call_later(0.01, asked.set)
+
+    server = Scripted(late)
+    window = asyncio.run(load.closed(server.connect, [b"a"], cycle([0]), 1, warm_s=0, until=until))
+    assert any(window.begin_s <= shot.end_s <= window.end_s for shot in window.shots)
 
 
 def test_failures_are_kept_by_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def test_a_model_in_a_process_of_its_own_takes_texts_again_and_again(tmp_path: P
         async with offline(settings(tmp_path, str(tmp_path / "small"))) as raw:
             assert (raw.card.model, raw.card.backend) == ("small", "fake")
             for texts, tokens in ((["paris", "paris is"], 7), (["what"] * 3, 9)):
-                done = await raw.run(texts)
+                done = await raw.run([texts])
                 assert (done.texts, done.tokens) == (len(texts), tokens)
                 assert done.forward_s > 0
 

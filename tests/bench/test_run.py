@@ -175,14 +175,17 @@ class Passing:
     card = RAW
 
     def __init__(self) -> None:
-        self.texts: list[list[str]] = []
+        self.calls: list[list[tuple[str, ...]]] = []
 
-    async def run(self, texts: list[str]) -> Pass:
-        self.texts.append(texts)
-        return Pass(len(texts), 10 * len(texts), 0.1, 0.5, 1e6)
+    async def run(self, calls: list[tuple[str, ...]]) -> Pass:
+        self.calls.append(calls)
+        texts = sum(map(len, calls))
+        return Pass(texts, 10 * texts, 0.1, 0.5, 1e6, 0.002)
 
 
-def raw_bench(stub: Stub, monkeypatch: pytest.MonkeyPatch, flops_per_s: list[float]) -> tuple[Report, Passing]:
+def raw_bench(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, flops_per_s: list[float], clients: int = 2
+) -> tuple[Report, Passing]:
     passing = Passing()
 
     @asynccontextmanager
@@ -194,18 +197,19 @@ def raw_bench(stub: Stub, monkeypatch: pytest.MonkeyPatch, flops_per_s: list[flo
 
     monkeypatch.setattr(run, "offline", offline)
     monkeypatch.setattr(machine, "ceiling", ceiling)
-    return bench(stub, raw=b"{}"), passing
+    return bench(stub, raw=b"{}", concurrency=(clients,)), passing
 
 
 def test_the_same_texts_go_through_the_model_and_the_higher_ceiling_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stub() as stub:
         report, passing = raw_bench(stub, monkeypatch, [1e9, 1e12])
     served = {body["input"] for _, body in stub.asked}
-    assert len(passing.texts) == 2
-    assert all(set(texts) <= served for texts in passing.texts)
+    assert [len(calls) for calls in passing.calls] == [1, 1]
+    assert all(set(texts) <= served for (texts,) in passing.calls)
     (found,) = report.rows
     first = found.rounds[0]
-    assert first.raw_texts_per_s == len(passing.texts[0]) / 0.5
+    assert first.raw_texts_per_s == len(passing.calls[0][0]) / 0.5
+    assert found.p50_to_raw is None
     assert first.raw_flops_per_s == 2e6
     assert found.served_to_raw is not None
     assert report.ceiling is not None
@@ -213,6 +217,24 @@ def test_the_same_texts_go_through_the_model_and_the_higher_ceiling_counts(monke
     assert found.ceiling_share is not None
     assert found.ceiling_share.high < 1
     assert report.errors == []
+
+
+def test_one_client_is_held_against_one_call_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stub() as stub:
+        report, passing = raw_bench(stub, monkeypatch, [1e12, 1e12], clients=1)
+    assert all(len(calls) > 1 and {len(texts) for texts in calls} == {1} for calls in passing.calls)
+    (found,) = report.rows
+    assert found.rounds[0].raw_p50_ms == 2.0
+    assert found.p50_to_raw is not None
+    assert found.p50_to_raw.high == max(one.p50_ms or 0.0 for one in found.rounds) / 2.0
+
+
+def test_models_are_found_by_what_they_are_for() -> None:
+    cards = [{"id": "r", "capabilities": ["rerank"]}, {"id": "e", "capabilities": ["embed"]}]
+    for told in (cards, [{"id": "r", "task": "rerank"}, {"id": "e", "task": "embed"}]):
+        with Stub(cards=told) as stub:
+            bench(stub, mixes=("queries", "rerank"), rounds=1)
+        assert {(path, body["model"]) for path, body in stub.asked} == {("/v1/embeddings", "e"), ("/v1/rerank", "r")}
 
 
 def test_a_figure_above_the_ceiling_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

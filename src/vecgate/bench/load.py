@@ -41,13 +41,14 @@ class Shot:
 
 @dataclass(slots=True)
 class Window:
-    """The shots of a load, those before and after the window included, and the window itself."""
+    """The shots of a load, those before and after the window included, and the window itself. ended: a request has, in it."""
 
     shots: list[Shot] = field(default_factory=list)
     begin_s: float = 0.0
     end_s: float = 0.0
     client_cpu_s: float = 0.0
     kept_bytes: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -63,14 +64,19 @@ class Window:
         try:
             answer = await connection.ask(request)
         except Broken as error:
-            self.shots.append(Shot(ask, begin_s, perf_counter(), str(error), None, late_s=late_s))
+            self._add(Shot(ask, begin_s, perf_counter(), str(error), None, late_s=late_s))
             return False
         end_s, good = perf_counter(), answer.status == 200
         body = answer.body if good and self.kept_bytes < KEPT_BYTES else None
         self.kept_bytes += len(body or b"")
         kind = None if good else str(answer.status)
-        self.shots.append(Shot(ask, begin_s, end_s, kind, body, answer.headers.get("server-timing", ""), late_s))
+        self._add(Shot(ask, begin_s, end_s, kind, body, answer.headers.get("server-timing", ""), late_s))
         return good
+
+    def _add(self, shot: Shot) -> None:
+        self.shots.append(shot)
+        if self.begin_s:
+            self.ended.set()
 
 
 async def closed(
@@ -84,7 +90,7 @@ async def closed(
 ) -> Window:
     """So many clients, each with one request on its way, from `warm_s` before the window to its end and their last answer.
 
-    until: what the window lasts as long as, once it has begun.
+    until: what the window lasts as long as, once it has begun, or until a first request has ended in it.
     """
     window, going = Window(), True
 
@@ -104,6 +110,7 @@ async def closed(
             await asyncio.sleep(warm_s)
             with window.open():
                 await until()
+                await window.ended.wait()  # a server may be slower than the window is long
             going = False
             await asyncio.gather(*clients)
         finally:

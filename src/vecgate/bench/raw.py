@@ -21,13 +21,14 @@ LINE_BYTES = 64 * 2**20
 
 
 class Pass(msgspec.Struct, frozen=True):
-    """One run over some texts. flops: None where the weights do not tell."""
+    """One run over some calls. flops: None where the weights do not tell. p50_s: of one call's forwards."""
 
     texts: int
     tokens: int
     tokenize_s: float
     forward_s: float
     flops: float | None
+    p50_s: float
 
 
 class _Failed(msgspec.Struct):
@@ -41,9 +42,9 @@ class Offline:
         self._process = process
         self.card = card
 
-    async def run(self, texts: Sequence[str]) -> Pass:
-        """The forwards of these texts; raises CommandError."""
-        return await _asked(self._process, msgspec.json.encode(texts), Pass)
+    async def run(self, calls: Sequence[Sequence[str]]) -> Pass:
+        """The forwards of these calls, one after another; raises CommandError."""
+        return await _asked(self._process, msgspec.json.encode(calls), Pass)
 
 
 @asynccontextmanager

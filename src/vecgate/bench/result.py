@@ -74,7 +74,8 @@ class Round(msgspec.Struct, frozen=True):
     requests: that were right, each counted by the share of it that lies in the window. texts: of a rerank its documents.
     tokens_per_s: by the server's own count. client_cpu: of one core. late_ms: how late the open loop sent, p99.
     errors: requests without a right answer, by kind. unchecked: answers that were too many to keep. stages_ms: medians of
-    what Server-Timing told, "rest" being what is left of the latency. raw_texts_per_s: the same texts without HTTP.
+    what Server-Timing told, "rest" being what is left of the latency. raw: the same texts without HTTP, of one client call
+    by call, of several all together; raw_p50_ms: of one client's call.
     """
 
     seconds: float
@@ -93,12 +94,13 @@ class Round(msgspec.Struct, frozen=True):
     stages_ms: dict[str, float] = {}
     raw_texts_per_s: float | None = None
     raw_flops_per_s: float | None = None
+    raw_p50_ms: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
     """One mix at one load on one server. server: its index. rate: requests a second of an open loop.
 
-    served_to_raw: of each round. ceiling_share: served tokens/s times their FLOPs over the ceiling.
+    served_to_raw: texts/s, of each round. p50_to_raw: of one client's requests over their forwards. ceiling_share: served tokens/s times their FLOPs over the ceiling.
     """
 
     server: int
@@ -111,6 +113,7 @@ class Row(msgspec.Struct, frozen=True):
     p50_ms: Spread | None
     p99_ms: Spread | None
     served_to_raw: Spread | None = None
+    p50_to_raw: Spread | None = None
     ceiling_share: Spread | None = None
 
 

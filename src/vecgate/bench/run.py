@@ -156,7 +156,7 @@ class Bench:
                 self._on_step(f"{case.told}, server {index + 1}", self._steps())
                 window = await self._window(self._targets[index], case, pool, number)
                 found = judge(window, pool, readers[index])
-                rounds[index].append(await self._beside_raw(found, case.mix, pool, window))
+                rounds[index].append(await self._beside_raw(found, case, pool, window))
         return [_row(index, case, found) for index, found in enumerate(rounds)]
 
     async def _introduced(self, target: Target, mix: Mix, pool: Sequence[Ask]) -> Reader:
@@ -195,19 +195,21 @@ class Bench:
             until=lambda: asyncio.sleep(options.seconds),
         )
 
-    async def _beside_raw(self, found: Round, mix: Mix, pool: Sequence[Ask], window: load.Window) -> Round:
+    async def _beside_raw(self, found: Round, case: Case, pool: Sequence[Ask], window: load.Window) -> Round:
         """With the same texts' forwards, in the same number, right after they were served."""
-        if self._raw is None or mix.rerank:
+        if self._raw is None or case.mix.rerank:
             return found
         served = [shot for shot in window.shots if shot.kind is None and shot.end_s >= window.begin_s]
-        texts = [text for shot in served for text in pool[shot.ask].texts][:MOST_RAW_TEXTS]
-        if not texts:
+        calls = [pool[shot.ask].texts for shot in served][: max(1, MOST_RAW_TEXTS // case.mix.texts)]
+        if not calls:
             return found
-        done = await self._raw.run(texts)
+        alone = case.concurrency == 1
+        done = await self._raw.run(calls if alone else [tuple(chain.from_iterable(calls))])
         return msgspec.structs.replace(
             found,
             raw_texts_per_s=done.texts / done.forward_s,
             raw_flops_per_s=done.flops / done.forward_s if done.flops else None,
+            raw_p50_ms=1e3 * done.p50_s if alone else None,
         )
 
     async def _bulk(self, size: int) -> list[BulkRow]:
@@ -282,6 +284,7 @@ def _row(index: int, case: Case, rounds: list[Round]) -> Row:
         texts_per_s=spread([one.texts_per_s for one in rounds]),
         p50_ms=spread([one.p50_ms for one in rounds if one.p50_ms is not None]),
         p99_ms=spread([one.p99_ms for one in rounds if one.p99_ms is not None]),
+        p50_to_raw=spread([one.p50_ms / one.raw_p50_ms for one in rounds if one.p50_ms and one.raw_p50_ms]),
         served_to_raw=spread([one.texts_per_s / one.raw_texts_per_s for one in rounds if one.raw_texts_per_s]),
     )
 

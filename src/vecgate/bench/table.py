@@ -68,6 +68,7 @@ ROW_HEAD = (
     "p99 (range)",
     "client",
     "served/raw",
+    "p50/raw",
     "of ceiling",
 )
 RATIO_HEAD = ("first over second", "load", "texts/s (range)", "p50 (range)", "texts/s by round")
@@ -91,6 +92,7 @@ def cells(row: Row) -> tuple[str, ...]:
         ranged(row.p99_ms),
         f"{cpu:.0%}",
         middle(row.served_to_raw),
+        middle(row.p50_to_raw),
         f"{row.ceiling_share.median:.0%}" if row.ceiling_share else "-",
     )
 
