@@ -28,8 +28,8 @@ ONE = {"input": TEXT}
 
 
 def run(cwd: Path, scene: Callable[[Near], Awaitable[None]], **names: str) -> None:
-    """The scene over a server whose warm-up took its time (at most 240 tokens a second), and whose device is then held."""
-    script = fake.Script(forward_s=0.05)
+    """The scene over a server whose warm-up took its time (at most 240 tokens a second, as it is believed), and whose device is then held."""
+    script = fake.Script(forward_s=0.2)
 
     async def play() -> None:
         async with asyncio.timeout(LIMIT_S), near(cwd, script, VECGATE_BATCH_TOKENS="1200", **names) as server:

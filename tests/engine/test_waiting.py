@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vecgate.core import Tokens
 from vecgate.engine.waiting import (
+    GUESS,
     OLDEST_SHARE,
     RECOVER_BATCHES,
     WINDOW_ROWS,
@@ -257,6 +258,7 @@ def test_a_batch_of_one_short_row_says_nothing_of_the_wait() -> None:
     assert made.tokens_per_s == 50.0
     made.measure([join(made, [10]).waiting[0]], 0.1)
     assert made.tokens_per_s == 100.0
+    assert made.wait_s == pytest.approx(made.tokens / 100.0 / GUESS)
 
 
 def test_the_rate_follows_well_filled_batches() -> None:

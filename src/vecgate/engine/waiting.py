@@ -24,6 +24,8 @@ SMALL = 4
 """A call of less than a batch's budget over this is small: it goes before all that is larger."""
 OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
+GUESS = 4.0
+"""How much faster a well-filled batch may be than the guess, so that nobody is refused by a warm-up on a busy machine."""
 RECOVER_BATCHES = 32
 """Well-filled batches without a failure until a budget that was cut for lack of memory grows again."""
 RECOVER_BY = 1.1
@@ -226,13 +228,18 @@ class Lane:
     @property
     def wait_s(self) -> float:
         """Seconds until what is here now will be computed, at the least; 0 without a rate."""
-        return (self.tokens + self.coming_tokens) / self.tokens_per_s if self.tokens_per_s else 0.0
+        return (self.tokens + self.coming_tokens) / self._rate if self._rate else 0.0
 
     def ahead_s(self, tokens: int) -> float:
         """The part of `wait_s` that goes before a new call of so many tokens: other small ones', if it is small."""
-        if self.rank(tokens) or not self.tokens_per_s:
+        if self.rank(tokens) or not self._rate:
             return self.wait_s
-        return self.small_tokens / self.tokens_per_s / (1.0 - OLDEST_SHARE)
+        return self.small_tokens / self._rate / (1.0 - OLDEST_SHARE)
+
+    @property
+    def _rate(self) -> float:
+        """Tokens a second that the device surely does not exceed by much."""
+        return (self.tokens_per_s or 0.0) * (1.0 if self.sure else GUESS)
 
     def measure(self, items: Sequence[Item], took_s: float) -> None:
         """Learn the device's rate from a batch; faster is believed sooner than slower."""
