@@ -273,6 +273,27 @@ def test_bfloat16_pools_in_float32(bert: Checkpoint) -> None:
     assert (got.view(np.uint32) & 0xFFFF).any()  # a mean taken in bfloat16 would have no low bits
 
 
+@pytest.mark.parametrize(
+    ("dtype", "times", "said"),
+    [
+        ("bfloat16", 6.0, ["bfloat16 takes 6.0 times as long as float32 on this CPU; DTYPE=float32 is faster."]),
+        ("bfloat16", 0.4, []),
+        ("float32", 6.0, []),
+    ],
+)
+def test_a_type_that_is_slower_than_float32_is_told(
+    bert: Checkpoint,
+    dtype: str,
+    times: float,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(devices, "slowdown", lambda compute: times)
+    assert load(bert, device="cpu", dtype=dtype).card.dtype == dtype
+    assert caplog.messages == said
+
+
 def test_a_logit_in_bfloat16_keeps_its_low_bits(tinies: Callable[[str], Checkpoint]) -> None:
     checkpoint = tinies("bert-reranker")
     got = load(checkpoint, device="cpu", dtype="bfloat16").forward(Batch(rows_for(checkpoint, 9, 21, 30)))
@@ -402,6 +423,18 @@ def test_minilm_equals_sentence_transformers(minilm_rows: Vectors) -> None:
     # float32 summed in another order: 2e-7 was seen; 1e-6 is the promise.
     np.testing.assert_allclose(unit(shuffled), minilm_rows[order], rtol=0, atol=1e-6)
     np.testing.assert_allclose(unit(one_by_one(opened, rows[::4])), minilm_rows[::4], rtol=0, atol=1e-6)
+
+
+def test_minilm_in_bfloat16_keeps_its_directions(minilm_rows: Vectors) -> None:
+    """What README.md says of it; few and short, since a CPU without bfloat16's instructions is slow."""
+    found = resolve("minilm")
+    checkpoint = read(found.folder, found.name)
+    rows = Tokenizer(checkpoint).encode(TEXTS, "", checkpoint.max_tokens, "end")
+    places = [place for place, row in enumerate(rows) if len(row) <= 32]
+    half = load(checkpoint, device="cpu", dtype="bfloat16")
+    cosines = (unit(half.forward(Batch(tuple(rows[place] for place in places)))) * minilm_rows[places]).sum(1)
+    assert len(places) > 10
+    assert 0.9998 < cosines.min() < 0.99999
 
 
 def unit(rows: Vectors) -> Vectors:

@@ -114,6 +114,20 @@ def test_a_cpu_is_measured_by_the_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert device.held()[1] == 0
 
 
+def test_a_types_speed_is_measured_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts bytes: the least of three products of each type."""
+    passed = [0.0]
+    linear = torch.nn.functional.linear
+
+    def timed(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        passed[0] += tokens.itemsize
+        return linear(tokens, weight)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", timed)
+    monkeypatch.setattr(devices, "perf_counter", lambda: passed[0])
+    assert devices.slowdown(torch.float64) == 2.0
+
+
 def test_auto_is_mps_then_cuda_then_cpu(mps: None, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.find("auto", 0.8).label == "mps"
     monkeypatch.setattr(torch.backends, "mps", Recorded([], is_available=False))
