@@ -128,8 +128,9 @@ class Fake:
             threading.Event().wait(script.forward_s)
         if script.once:
             raise script.once.pop(0)
-        if script.most_tokens is not None and _padded(batch, self.card.pad_lengths) > script.most_tokens:
-            raise OutOfMemory(f"The fake has room for {script.most_tokens} tokens.")
+        most_tokens = script.most_tokens  # read once: another thread may be at it
+        if most_tokens is not None and _padded(batch, self.card.pad_lengths) > most_tokens:
+            raise OutOfMemory(f"The fake has room for {most_tokens} tokens.")
         for row in batch.rows if script.failure else ():
             error = script.failure(row) if script.failure else None
             if error is not None:
