@@ -22,6 +22,10 @@ MODEL_FLAGS = frozenset(
 SHELF_FLAGS = frozenset(
     ("backend", "model_name", "cache_dir", "tiktoken_cache_dir", "task", "allow_pickle", "ignore_code")
 )
+VERIFY_FLAGS = frozenset(
+    "backend mlx_model_path cross_encoder_model dtype cache_dir offline device_memory_fraction batch_tokens "
+    "max_batch_size task pooling prompts allow_pickle ignore_code".split()
+)
 RAW_FLAGS = MODEL_FLAGS - {"batch_size", "truncate"}
 MIXES = ("queries", "chunks", "mixed", "batch", "rerank")
 SWEEPS = ("batch", "length", "concurrency", "documents")
@@ -76,6 +80,17 @@ examples:
   vecgate models fetch BAAI/bge-small-en-v1.5@main
   vecgate models fetch cl100k                 OpenAI's token table, for clients that send its token ids
   vecgate models remove BAAI/bge-small-en-v1.5""",
+    "verify": """\
+Each model is loaded as serve would load it, and its rows are compared: alone and in batches, in other orders, among calls at
+once, with sentence-transformers (pip install 'vecgate[verify]') or else the other backend, and with rows known of its
+weights. What could not be checked is listed. The exit status is 1 where a check failed. docs/verify.md says what each means.
+
+examples:
+  vecgate verify                              what serve would serve
+  vecgate verify --model minilm --model BAAI/bge-small-en-v1.5 --json
+  vecgate verify --model ./my-model --record my-model.json       rows to compare with later, or elsewhere
+  vecgate verify --model ./my-model --golden my-model.json
+  vecgate verify --model mlx-community/Qwen3-Embedding-0.6B-4bit-DWQ --against Qwen/Qwen3-Embedding-0.6B""",
     "bench": """\
 Any server with OpenAI's embeddings or Cohere's rerank can be measured. Two are measured in turns, window by window, and
 compared round by round. Every answer is checked: rows, order, length, finite numbers, the same row for the same text. The
@@ -118,6 +133,7 @@ def parser() -> Parser:
     _embed(_command(commands, "embed", "texts to vectors, here or by a server"))
     _rerank(_command(commands, "rerank", "order documents by how well they answer a query"))
     _models(_command(commands, "models", "what is on this machine; fetch and remove"))
+    _verify(_command(commands, "verify", "whether the models here give the right rows"))
     _bench(_command(commands, "bench", "how fast a server is, and whether its answers are right"))
     completion = _command(commands, "completion", "a shell's completion script")
     completion.add_argument("shell", choices=SHELLS)
@@ -219,6 +235,46 @@ def _models(models: Parser) -> None:
         add_flags(action, SHELF_FLAGS)
 
 
+def _verify(verify: Parser) -> None:
+    verify.add_argument(
+        "--model",
+        dest="models",
+        metavar="MODEL",
+        action="append",
+        help="a short name, a hub id or a folder; again for each more (default: what serve would serve)",
+    )
+    verify.add_argument("--json", dest="as_json", action="store_true", help="everything as JSON")
+    verify.add_argument("--golden", metavar="FILE", help="compare with the rows that --record wrote there")
+    verify.add_argument("--record", metavar="FILE", help="write rows there, the reference's where it is installed")
+    verify.add_argument(
+        "--against", metavar="MODEL", help="also the cosines with this model's rows: a quantised one's original"
+    )
+    verify.add_argument(
+        "--reference",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare with sentence-transformers where it is installed (default), else with the other backend",
+    )
+    verify.add_argument(
+        "--dtypes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure the rows in the other number types (default)",
+    )
+    verify.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit status 1 also where something deviates or nobody outside could vouch",
+    )
+    verify.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="a bar on standard error (default: where a terminal shows it)",
+    )
+    add_flags(verify, VERIFY_FLAGS)
+
+
 def _bench(bench: Parser) -> None:
     bench.add_argument("urls", metavar="URL", nargs="*", help="one server, or two to compare; none with --raw")
     bench.add_argument(
@@ -264,6 +320,7 @@ def _bench(bench: Parser) -> None:
     )
     bench.add_argument("--json", metavar="FILE", help="write everything that was measured")
     bench.add_argument("--html", metavar="FILE", help="write a page with tables and plots that needs nothing else")
+    bench.add_argument("--plots", metavar="DIR", help="write each of the page's plots as an SVG file into this folder")
     bench.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,

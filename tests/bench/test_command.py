@@ -24,7 +24,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_run_prints_its_table_and_writes_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     with Stub() as stub:
-        status = cli.main(["bench", stub.url, *TINY, "--json", "a.json", "--html", "a.html", "--api-key", "secret"])
+        status = cli.main(
+            ["bench", stub.url, *TINY, "--json", "a.json", "--html", "a.html", "--plots", ".", "--api-key", "secret"]
+        )
     said = capsys.readouterr()
     assert (status, said.err) == (0, "")  # no bar where no terminal shows it
     assert "batch (32 a call)" in said.out
@@ -34,6 +36,7 @@ def test_a_run_prints_its_table_and_writes_its_files(capsys: pytest.CaptureFixtu
     assert found.rows[0].mix == "batch"
     assert "secret" not in said.out + written.decode() + Path("a.html").read_text()
     assert stub.keys == {"Bearer secret"}
+    assert "texts/s" in Path("throughput-over-concurrency.svg").read_text()
 
 
 def test_a_bar_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +65,7 @@ def test_a_run_with_errors_says_so_and_fails(capsys: pytest.CaptureFixture[str])
         (("a", "--rate", "0"), "'0' is not over 0"),
         (("a", "--seconds", "x"), "'x' is no number from 0 to 86400"),
         (("a", "--json", "no/where.json"), "--json 'no/where.json' can't be written"),
+        (("a", "--plots", "nowhere"), "--plots 'nowhere' is no folder"),
         (("a", "--port", "1"), "--port is a flag of vecgate serve and means nothing to vecgate bench."),
     ],
 )

@@ -157,7 +157,9 @@ def test_the_json_is_read_back_as_the_same() -> None:
 
 
 def test_points_stand_where_their_numbers_say() -> None:
-    drawn = plots.lines("t", [Line("a", [(1, 0), (2, 50), (16, 100)], [(0, 10), (40, 60), (90, 100)])], "x", "y")
+    figure = plots.lines("t", [Line("a", [(1, 0), (2, 50), (16, 100)], [(0, 10), (40, 60), (90, 100)])], "x", "y")
+    assert figure is not None
+    drawn = figure.drawn
     places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
     xs, ys = zip(*places)
     assert ys[0] == plots.HEIGHT - plots.BOTTOM
@@ -167,7 +169,9 @@ def test_points_stand_where_their_numbers_say() -> None:
 
 
 def test_bars_are_as_wide_as_their_parts() -> None:
-    drawn = plots.stacks("t", [("a", {"p": 1.0, "q": 3.0}), ("b", {"q": 2.0}), ("none", {})], "ms")
+    figure = plots.stacks("t", [("a", {"p": 1.0, "q": 3.0}), ("b", {"q": 2.0}), ("none", {})], "ms")
+    assert figure is not None
+    drawn = figure.drawn
     widths = [float(width) for width in re.findall(r'<rect class="f\d" x=[^>]* width="([\d.]+)"', drawn)]
     assert widths[1] == pytest.approx(3 * widths[0], rel=1e-2)
     assert widths[2] == pytest.approx(2 * widths[0], rel=1e-2)
@@ -175,6 +179,15 @@ def test_bars_are_as_wide_as_their_parts() -> None:
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
-    assert plots.lines("t", [Line("a", [])], "x", "y") == ""
-    assert plots.stacks("t", [("a", {})], "ms") == ""
-    assert plots.lines("t", [Line("a", [(1, 0.0)])], "x", "y") != ""
+    assert plots.lines("t", [Line("a", [])], "x", "y") is None
+    assert plots.stacks("t", [("a", {})], "ms") is None
+    assert plots.lines("t", [Line("a", [(1, 0.0)])], "x", "y") is not None
+
+
+def test_each_plot_can_be_a_file_of_its_own() -> None:
+    files = page.files(report())
+    assert len(files) == page.page(report()).count("<figure>")
+    assert "throughput-over-concurrency.svg" in files
+    for drawn in files.values():
+        ElementTree.fromstring(drawn)
+    assert "queries, server 1" in files["throughput-over-concurrency.svg"]

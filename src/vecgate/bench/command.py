@@ -26,6 +26,7 @@ class Wish:
     options: Options
     json: Path | None = None
     html: Path | None = None
+    plots: Path | None = None
 
 
 def wish(arguments: argparse.Namespace, settings: Settings) -> Wish:
@@ -53,7 +54,10 @@ def wish(arguments: argparse.Namespace, settings: Settings) -> Wish:
         sweeps=arguments.sweep,
         raw=msgspec.json.encode(replace(settings, api_key=()), enc_hook=str) if arguments.raw else None,
     )
-    return Wish(options, _file("--json", arguments.json), _file("--html", arguments.html))
+    plots = Path(arguments.plots) if arguments.plots else None
+    if plots is not None and not plots.is_dir():
+        raise ConfigError(f"--plots {arguments.plots!a} is no folder: make it first.")
+    return Wish(options, _file("--json", arguments.json), _file("--html", arguments.html), plots)
 
 
 def _file(flag: str, given: str | None) -> Path | None:
@@ -94,6 +98,9 @@ def written(report: Report, wish: Wish) -> str:
         wish.json.write_bytes(as_json(report))
     if wish.html is not None:
         wish.html.write_text(page.page(report), "utf-8")
+    if wish.plots is not None:
+        for name, drawn in page.files(report).items():
+            (wish.plots / name).write_text(drawn, "utf-8")
     return table.text(report)
 
 

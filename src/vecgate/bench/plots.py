@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 44
 COLOURS = 8
 """Classes c0 to c7 of the style sheet."""
-BAR = 26
+BAR, TITLE = 26, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,48 @@ class Line:
     ranges: Sequence[tuple[float, float]] = ()
 
 
-def lines(title: str, of: Sequence[Line], x: str, y: str) -> str:
-    """A figure with its legend; x is drawn in powers of two where it grows like them, y from 0."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One plot. drawn: SVG elements. names: of its colours, in their order."""
+
+    title: str
+    drawn: str
+    names: tuple[str, ...]
+    height: int
+
+    def html(self) -> str:
+        """With its caption and legend, for a page whose style has the classes."""
+        legend = "".join(
+            f'<li><svg width="12" height="12" aria-hidden="true"><rect class="f{at % COLOURS}" width="12" height="12"/></svg> '
+            f"{escape(name)}</li>"
+            for at, name in enumerate(self.names)
+        )
+        return (
+            f'<figure><figcaption>{escape(self.title)}</figcaption><svg viewBox="0 0 {WIDTH} {self.height}" role="img" '
+            f'aria-label="{escape(self.title, quote=True)}">{self.drawn}</svg><ul class="legend">{legend}</ul></figure>'
+        )
+
+    def svg(self, style: str) -> str:
+        """A file of its own: title above, legend below."""
+        marks, y = [], TITLE + self.height + 14
+        for at, name in enumerate(self.names):
+            x, row = 12 + at % 3 * 208, y + at // 3 * 20
+            marks.append(f'<rect class="f{at % COLOURS}" x="{x}" y="{row - 10}" width="12" height="12"/>')
+            marks.append(f'<text x="{x + 18}" y="{row}">{escape(name)}</text>')
+        height = y + ceil(len(self.names) / 3) * 20
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+            f'font-family="system-ui, sans-serif"><style>{style}</style><rect class="page" width="100%" height="100%"/>'
+            f'<text class="title" x="12" y="20">{escape(self.title)}</text>'
+            f'<g transform="translate(0 {TITLE})">{self.drawn}</g>{"".join(marks)}</svg>\n'
+        )
+
+
+def lines(title: str, of: Sequence[Line], x: str, y: str) -> Figure | None:
+    """None of no points; x is drawn in powers of two where it grows like them, y from 0."""
     of = [line for line in of if line.points]
     if not of:
-        return ""
+        return None
     xs = sorted({point[0] for line in of for point in line.points})
     tops = [high for line in of for _, high in line.ranges] + [point[1] for line in of for point in line.points]
     ticks = _ticks(max(tops))
@@ -38,14 +75,14 @@ def lines(title: str, of: Sequence[Line], x: str, y: str) -> str:
     parts = [_grid(ticks, place_y, y), _axis(xs, place_x, x)]
     for at, line in enumerate(of):
         parts.append(_line(line, at, place_x, place_y))
-    return _figure(title, parts, [line.name for line in of], HEIGHT)
+    return Figure(title, "".join(parts), tuple(line.name for line in of), HEIGHT)
 
 
-def stacks(title: str, bars: Sequence[tuple[str, Mapping[str, float]]], unit: str) -> str:
-    """One bar for each name, made of its parts in their order."""
+def stacks(title: str, bars: Sequence[tuple[str, Mapping[str, float]]], unit: str) -> Figure | None:
+    """One bar for each name, made of its parts in their order; None of no bars."""
     bars = [(name, parts) for name, parts in bars if parts]
     if not bars:
-        return ""
+        return None
     kinds = list(dict.fromkeys(kind for _, parts in bars for kind in parts))
     ticks = _ticks(max(sum(parts.values()) for _, parts in bars))
     left, height = LEFT + 120, TOP + BAR * len(bars) + BOTTOM
@@ -66,19 +103,7 @@ def stacks(title: str, bars: Sequence[tuple[str, Mapping[str, float]]], unit: st
         x = left + tick * unit_px
         drawn.append(f'<text class="mid" x="{x:.1f}" y="{height - 26}">{tick:g}</text>')
     drawn.append(f'<text class="mid" x="{(left + WIDTH - RIGHT) / 2}" y="{height - 8}">{escape(unit)}</text>')
-    return _figure(title, drawn, kinds, height)
-
-
-def _figure(title: str, parts: Sequence[str], names: Sequence[str], height: int) -> str:
-    legend = "".join(
-        f'<li><svg width="12" height="12" aria-hidden="true"><rect class="f{at % COLOURS}" width="12" height="12"/></svg> '
-        f"{escape(name)}</li>"
-        for at, name in enumerate(names)
-    )
-    return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg><ul class="legend">{legend}</ul></figure>'
-    )
+    return Figure(title, "".join(drawn), tuple(kinds), height)
 
 
 def _ticks(top: float) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vecgate.bench.figures import Spread
+from vecgate.bench.figures import Spread, spread
 from vecgate.bench.result import BulkRow, Ratio, Report, Row, Server
 
 
@@ -80,7 +80,7 @@ BULK_HEAD = (
 
 def cells(row: Row) -> tuple[str, ...]:
     """One of ROW_HEAD's."""
-    p95 = sorted(one.p95_ms for one in row.rounds if one.p95_ms is not None)
+    p95 = spread([one.p95_ms for one in row.rounds if one.p95_ms is not None])
     cpu = max((one.client_cpu for one in row.rounds), default=0.0)
     return (
         str(row.server + 1),
@@ -88,7 +88,7 @@ def cells(row: Row) -> tuple[str, ...]:
         load(row.concurrency, row.rate),
         ranged(row.texts_per_s),
         middle(row.p50_ms),
-        number(p95[len(p95) // 2]) if p95 else "-",
+        middle(p95),
         ranged(row.p99_ms),
         f"{cpu:.0%}",
         middle(row.served_to_raw),
@@ -103,16 +103,16 @@ def ratio_cells(one: Ratio) -> tuple[str, ...]:
 
 
 def bulk_cells(row: BulkRow) -> tuple[str, ...]:
-    alone = [one.bulk_alone.texts_per_s for one in row.rounds]
-    beside = [one.bulk_beside.texts_per_s for one in row.rounds]
+    alone = spread([one.bulk_alone.texts_per_s for one in row.rounds])
+    beside = spread([one.bulk_beside.texts_per_s for one in row.rounds])
     return (
         str(row.server + 1),
         f"{row.texts} chunks, {row.texts_a_call} a call, {row.calls_in_flight} in flight",
         middle(row.query_alone_p99_ms),
         middle(row.query_beside_p50_ms),
         ranged(row.query_beside_p99_ms),
-        number(sorted(alone)[len(alone) // 2]),
-        number(sorted(beside)[len(beside) // 2]),
+        middle(alone),
+        middle(beside),
         ranged(row.rate_kept),
         ranged(row.p99_over_batch),
     )
