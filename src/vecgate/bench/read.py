@@ -19,8 +19,8 @@ LEAST_COSINE = 0.999
 """Between two rows of one text, asked alone or beside others: bfloat16 in other batches stays above 0.9998 (measured)."""
 NORM_TOLERANCE = 1e-2
 """bfloat16 and float16 answers round the length too."""
-SCORE_TOLERANCE = 0.02
-"""Between two scores of one pair, on the scale of its ranking's range."""
+SCORE_TOLERANCE = 0.05
+"""Between two scores of one pair, on the scale of its ranking's range: room for bfloat16, none for another document's."""
 Wrong = Literal["unreadable", "count", "order", "not finite", "norm", "width"]
 
 
