@@ -26,7 +26,7 @@ from tests.families import Case
 from tests.tiny import build
 from vecgate.backends import open_backend
 from vecgate.core import Call, Checkpoint, Vectors
-from vecgate.engine import model
+from vecgate.engine import warmup
 from vecgate.engine.checkpoint import read
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model, prompt_of
@@ -124,7 +124,7 @@ class Served:
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self._runner = asyncio.Runner()
-        with patch.object(model, "WARMUP_TOKENS", ()):
+        with patch.object(warmup, "LENGTHS", (8,)):
             self._engine.start()
             self._runner.run(self._engine.settled())
         assert self._model.state == "ready", self._model.error
