@@ -80,9 +80,9 @@ class Peer:
         engine = "optimum" if "onnx" in self.name else "torch"
         loaded = [onnx(model) if engine == "optimum" else model, *([reranker] if reranker else [])]
         models = [part for one in loaded for part in ("--model-id", str(one))]
-        flags = ["--engine", engine, "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"]
-        if reranker:  # each of a model's flags once for each model
-            flags = [part for at in range(0, 6, 2) for part in flags[at : at + 2] * 2] + ["--no-bettertransformer"] * 2
+        pairs = (("--engine", engine), ("--device", "cpu"), ("--dtype", "float32"))
+        every = [*pairs, ("--no-bettertransformer",), ("--no-model-warmup",)]
+        flags = [part for flag in every for part in flag * len(loaded)]  # each once for each model
         where = ["--host", "127.0.0.1", "--port", "PORT", "--url-prefix", "/v1", "--log-level", "warning"]
         return [str(self.python.with_name("infinity_emb")), "v2", *models, *flags, *where]
 

@@ -19,7 +19,7 @@ def main(model: str, out: str) -> None:
     made = BertForSequenceClassification(AutoConfig.from_pretrained(model, num_labels=1))
     tokenizer = AutoTokenizer.from_pretrained(model)
     rng = Random(0)
-    pairs = [(texts.query(rng), texts.chunk(rng)) for _ in range(64)]
+    pairs = [(texts.query(rng), texts.chunk(rng)) for _ in range(16)]
     given = tokenizer(pairs, padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         logits = made.eval()(**given).logits
