@@ -244,6 +244,19 @@ def test_a_model_that_was_idle_has_not_saved_its_time_up(bench: Bench) -> None:
     asyncio.run(calls())
 
 
+def test_a_model_that_comes_after_a_pause_has_not_saved_its_time_up_either(bench: Bench) -> None:
+    bench.batcher.open("n", fake.load(CHECKPOINT, script=fake.Script()), LIMITS)
+    lanes = bench.batcher._lanes
+
+    async def calls() -> None:
+        lanes["m"].spent_s = 100.0
+        await bench.batcher.submit("m", [row(1)])
+        await bench.batcher.submit("n", [row(1)])
+        assert lanes["n"].spent_s >= 100.0
+
+    asyncio.run(calls())
+
+
 def test_a_failed_call_has_no_more_rows_computed(bench: Bench) -> None:
     bench.script.failure = lambda tokens: RuntimeError("no") if 1 in tokens.ids else None
     rows = [row(1), *[row(*range(2, 102)) for _ in range(500)]]
@@ -302,6 +315,29 @@ def test_a_job_runs_before_waiting_rows_and_hands_its_error_back(bench: Bench) -
     with pytest.raises(ValueError, match="no"):
         bench.batcher.run(boom).result(10)
     assert bench.batcher.alive
+
+
+def test_a_job_that_nobody_waits_for_any_more_is_done_all_the_same(bench: Bench) -> None:
+    held, done = threading.Event(), threading.Event()
+
+    async def calls() -> None:
+        running = bench.batcher.run(lambda: held.wait(10) and done.set())
+        waiting = asyncio.ensure_future(asyncio.wrap_future(running))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        held.set()
+        await asyncio.wrap_future(running)
+        await bench.batcher.submit("m", [row(1)])
+
+    asyncio.run(calls())
+    assert done.is_set()
+
+
+def test_a_job_after_the_end_is_refused(bench: Bench) -> None:
+    bench.batcher.close()
+    with pytest.raises(NotReady, match="going down"):
+        bench.batcher.run(lambda: None).result(10)
 
 
 class Death(BaseException):

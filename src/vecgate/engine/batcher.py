@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,9 +41,10 @@ class Batcher:
     def __init__(self, on_batch: Callable[[BatchReport], None] | None = None) -> None:
         self._on_batch = on_batch or (lambda report: None)
         self._lanes: dict[str, Lane] = {}
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._level_s = 0.0
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._wake = threading.Condition()
-        self._closed = False
+        self._closed = self._ended = False
         self._busy_since: float | None = None
         self._longest_s = 0.0
         self._running: list[Item] = []
@@ -64,18 +65,18 @@ class Batcher:
             self._thread.join(timeout_s)
 
     def run(self, job: Callable[[], T]) -> Future[T]:
-        """`job()` on the device thread, before any waiting batch."""
+        """`job()` on the device thread, before any waiting batch; who stops waiting for it does not stop it.
+
+        It fails with NotReady where the thread ends before it.
+        """
         future: Future[T] = Future()
-
-        def call() -> None:
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - not handled here: the future hands it to whoever waits
-                future.set_exception(error)
-
+        future.set_running_or_notify_cancel()  # several may wait for it, and one of them may leave
         with self._wake:
-            self._jobs.append(call)
-            self._wake.notify()
+            if self._ended:
+                future.set_exception(_ended())
+            else:
+                self._jobs.append((future, job))
+                self._wake.notify()
         return future
 
     def open(self, model: str, backend: Backend, limits: Limits, tokens_per_s: float | None = None) -> None:
@@ -103,10 +104,9 @@ class Batcher:
         return ticket
 
     def _enter(self, lane: Lane, ticket: Ticket) -> None:
-        """A lane that was empty begins at the level of those that were not: time it did not need is not saved up."""
+        """A lane that was empty begins where the one served last stood: time it did not need is not saved up."""
         if not lane.calls:
-            others = [other.spent_s for other in self._lanes.values() if other.calls]
-            lane.spent_s = max(lane.spent_s, min(others, default=lane.spent_s))
+            lane.spent_s = max(lane.spent_s, self._level_s)
         lane.add(ticket)
 
     @contextmanager
@@ -169,11 +169,14 @@ class Batcher:
             self.on_death(death)
         finally:
             with self._wake:
-                self._closed = True
+                self._closed = self._ended = True
+                jobs = [future for future, _ in self._jobs]
                 waiting = [ticket for lane in self._lanes.values() for ticket in lane.calls]
                 for lane in self._lanes.values():
                     for ticket in waiting:
                         lane.drop(ticket)
+            for future in jobs:
+                future.set_exception(_ended())
             self._answer([*(item.ticket for item in self._running), *waiting], _ended())
 
     def _step(self) -> bool:
@@ -185,9 +188,10 @@ class Batcher:
             job = self._jobs.popleft() if self._jobs else None
             if job is None:
                 lane = min((lane for lane in self._lanes.values() if lane.calls), key=lambda lane: lane.spent_s)
+                self._level_s = lane.spent_s
                 items = self._running = lane.next()
         if job is not None:
-            job()
+            _do(*job)
         else:
             self._run(lane, items)
         return True
@@ -277,6 +281,13 @@ class Batcher:
         for loop, waiting in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, waiting, error)
+
+
+def _do(future: Future[T], job: Callable[[], T]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as error:  # noqa: BLE001 - not handled here: the future hands it to whoever waits
+        future.set_exception(error)
 
 
 def _ended() -> NotReady:
