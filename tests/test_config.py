@@ -83,6 +83,7 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "drain_timeout": (["0", "3"], [0.0, 3.0], ["0.0", "3"], ["-1", "nan", "3601"], ["-1", "inf", "true"]),
     "device_memory_fraction": (["1", "0.25"], [1.0, 0.25], ["1", "0.25"], ["0", "1.1", "80%"], ["0", "1.01", '"1"']),
     "dtype": (["bfloat16", "Float32"], ["bfloat16", "float32"], ['"bfloat16"', '"Float32"'], ["int8"], ['"int8"', "1"]),
+    "verify": (["off", "FULL"], ["off", "full"], ['"off"', '"FULL"'], ["on", "quick,full"], ['"yes"', "true"]),
     "truncate": (
         ["refuse", "START"],
         ["refuse", "start"],

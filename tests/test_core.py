@@ -57,6 +57,8 @@ NOUNS: list[Any] = [
     APPLIED,
     core.Embeddings(np.arange(6, dtype=np.float32).reshape(2, 3), APPLIED),
     core.Ranking((1, 0), (0.9, 0.1), (0.95, 0.55), "similarity", APPLIED),
+    core.Check("batch", "deviates", "3 texts", 0.9999, 1e-3),
+    core.Verification("quick", "passed", 1.5, 0.25, (core.Check("finite", "passed"),)),
     core.VirtualName("m:query", "query", 4),
     core.Pieces((101,), ("[CLS]",), (0,), (0,), (True,)),
     CARD,

@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
         "shelf",
         "texts",
         "traces",
+        "verify",
     },
     "flags": {"", "config", "errors", "settings"},
     "banner": {"", "settings"} | GROUND,
@@ -46,6 +47,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "bench": {"", "settings"} | GROUND,
     "forward": {"app", "engine", "settings"} | GROUND,
     "texts": {"errors"},
+    "verify": {"app", "engine", "settings"} | GROUND,
     "turns": set(),
     "app": {"", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"} | GROUND,
     "server": {"place"} | GROUND,
@@ -86,7 +88,7 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
     "tiktoken": ("vecgate.protocols.openai", "vecgate.protocols.token_ids"),
     "tokenizers": ("vecgate.engine",),
     "torch": ("vecgate.backends.torch", "vecgate.bench.ceilings", "vecgate.engine.reference"),
-    "tqdm": ("vecgate.ask", "vecgate.bench.command"),
+    "tqdm": ("vecgate.ask", "vecgate.bench.command", "vecgate.verify.command"),
     "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
 }
 SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".gather", ".plain", ".token_ids", ".vectors")}

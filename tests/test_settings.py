@@ -108,6 +108,17 @@ def test_dtype(tmp_path: Path, tiny_bert: str) -> None:
     assert 1e-4 < difference < 0.2
 
 
+def test_verify(tmp_path: Path) -> None:
+    def found(**names: str) -> Any:
+        (card,) = health(tmp_path, **names)["models"]
+        return card["verification"]
+
+    quick, full = found(), found(VECGATE_VERIFY="full")
+    assert (quick["form"], quick["verdict"]) == ("quick", "passed")
+    assert len(full["checks"]) > len(quick["checks"])
+    assert found(VECGATE_VERIFY="off") is None
+
+
 def test_model_name(tmp_path: Path) -> None:
     other = small.folder(tmp_path / "other", dimensions=24)
     assert models(tmp_path) == ["small"]

@@ -75,6 +75,7 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
         batch_tokens=settings.batch_tokens,
         on_batch=metrics.on_batch if metrics else None,
         cache=settings.cache_dir.expanduser(),
+        verify=settings.verify,
     )
 
 
@@ -194,7 +195,7 @@ def _model(settings: Settings, name: str, *, served_name: str | None) -> Model:
         read = replace(read, name=served_name, aliases=())
     backend, why = _backend(settings.backend, read)
     opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
-    return Model(read, opened, backend, why)
+    return Model(read, opened, backend, why, replaced=("VECGATE_POOLING",) if settings.pooling else ())
 
 
 def _backend(requested: str, read: Checkpoint) -> tuple[str, str]:

@@ -355,6 +355,16 @@ def _bench(arguments: argparse.Namespace) -> int:
     return BROKE if report.errors else DONE
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    from vecgate.verify import command
+
+    wish = command.wish(arguments, _settings(arguments))
+    progress = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    reports = command.verified(wish, progress=progress)
+    print(command.written(reports, as_json=arguments.as_json), end="")
+    return DONE if command.good(reports, strict=arguments.strict) else BROKE
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -364,6 +374,7 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "embed": _embed,
     "rerank": _rerank,
     "models": _models,
+    "verify": _verify,
     "bench": _bench,
     "completion": _completion,
 }

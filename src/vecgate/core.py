@@ -25,6 +25,8 @@ Cut = Literal["end", "start", "refuse"]
 Method = Literal["auto", "similarity", "cross-encoder", "bi+cross-encoder"]
 State = Literal["loading", "warming", "ready", "draining", "failed"]
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
+Verdict = Literal["passed", "deviates", "failed", "skipped"]
+"""Of a check: as exact as the number type allows; further off, and not so far that it is refused; wrong; not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,30 @@ class VirtualName:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. cosine: the least of two rows that should be one (None: nothing was compared, or
+    scores were). difference: the greatest between their numbers, of rows of length 1, or of logits. note: in words."""
+
+    name: str
+    verdict: Verdict
+    note: str = ""
+    cosine: float | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a loaded model showed of itself before it was ready. verdict: the worst of its checks, skipped ones aside. at:
+    seconds since the epoch."""
+
+    form: Literal["quick", "full"]
+    verdict: Verdict
+    at: float
+    took_s: float
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What may be told of one served model. Widths and names are None until it is loaded, the space until it is known;
     a reranker has no dimensions.
@@ -249,6 +275,7 @@ class ModelCard:
     why: str | None = None
     load_s: float | None = None
     warmup_s: float | None = None
+    verification: Verification | None = None
     virtual: tuple[VirtualName, ...] = ()
 
 

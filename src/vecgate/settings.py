@@ -26,6 +26,7 @@ Truncate = Literal["end", "start", "refuse"]
 TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
 Task = Literal["embed", "rerank"]
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
+Verify = Literal["quick", "off", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Settings:
     drain_timeout_s: float = 12.0
     device_memory_fraction: float = 0.8
     dtype: DType = "auto"
+    verify: Verify = "quick"
     truncate: Truncate = "end"
     token_ids: TokenIds = "auto"
     cache_dir: Path = Path("~/.cache/vecgate")
@@ -171,6 +173,7 @@ FOLDER = Kind("a folder", (str,), kinds.folder, "DIR")
 OTHER_FOLDER = Kind("a folder", (str,), kinds.maybe_folder, "DIR")
 SWITCH = Kind("true or false", (bool,), kinds.switch)
 SIZE = Kind("bytes, or a number with KB, MB, GB, KiB, MiB or GiB, from 1 to 1024GiB", (int, str), kinds.size, "BYTES")
+PROOFS = one_of("quick", "off", "full")
 HOST = Kind("a host name or an IP address, without scheme and port", (str,), kinds.host, "HOST")
 HOSTS = list_of(
     "host names without scheme and port, *.example.org for all below one, or *", kinds.hosts, "HOSTS", star=True
@@ -255,6 +258,8 @@ SETTINGS: tuple[Setting, ...] = (
             "Keys, of which each request must then carry one; as a flag, other users of the machine can see it.",
             secret=True),
     Setting("VECGATE_API_KEY_FILE", A_FILE,
+    Setting("VECGATE_VERIFY", PROOFS,
+            "What a model must show on its device before it is ready: in under a second, or all that it can by itself."),
             "More keys, from a file: one a line, as KEY or NAME KEY; blank lines and those that begin with # do not count.",
             secret=True),
     Setting("VECGATE_RATE_LIMIT", COUNT,

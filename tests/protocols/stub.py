@@ -20,6 +20,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from vecgate.core import (
     Applied,
     Call,
+    Check,
     Cut,
     Embeddings,
     Memory,
@@ -32,6 +33,7 @@ from vecgate.core import (
     Status,
     Task,
     Vectors,
+    Verification,
     VirtualName,
 )
 from vecgate.errors import InputTooLong, InvalidRequest, ModelNotFound, SpaceMismatch, VecgateError
@@ -52,6 +54,7 @@ a word (ids beyond cl100k's)."""
 DIMENSIONS = 8
 MAX_TOKENS = 32
 SPACE = "stub-space"
+VERIFIED = Verification("quick", "passed", 1_700_000_001.5, 0.125, (Check("batch", "passed", "3 texts", 1.0, 1e-7),))
 
 
 def pieces_of(text: str) -> list[tuple[int, str, int, int]]:
@@ -126,6 +129,7 @@ class StubEngine:
             why="it is the only one",
             load_s=0.5,
             warmup_s=0.25,
+            verification=VERIFIED,
             virtual=self.virtual,
         )
         return Status("ready", (card,), Queue(0, 0, None), True, None, 1.0, Memory(0))

@@ -357,6 +357,7 @@ def test_models_are_listed(path: str) -> None:
                 "max_tokens": stub.MAX_TOKENS,
                 "dimensions": stub.DIMENSIONS,
                 "space": stub.SPACE,
+                "verification": {"form": "quick", "verdict": "passed", "at": 1_700_000_001},
             }
         ],
     }

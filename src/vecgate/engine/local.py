@@ -39,6 +39,7 @@ from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
 from vecgate.engine.space import Search
+from vecgate.engine.verify import Form, before_ready
 from vecgate.engine.waiting import Limits
 from vecgate.engine.work import Question, Work, both, distinct
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
@@ -62,7 +63,8 @@ class LocalEngine:
     """core.Engine on this process's device; `start` loads, `close` ends it.
 
     max_rows: most rows of one forward. batch_tokens: computed tokens of one forward (None: what the device likes). cache:
-    the folder where hashes of the models' files are remembered (None: nowhere).
+    the folder where hashes of the models' files are remembered (None: nowhere). verify: what a model must show on its
+    device before it is ready.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class LocalEngine:
         batch_tokens: int | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
         cache: Path | None = None,
+        verify: Form = "off",
     ) -> None:
+        self._verify, self._cache = verify, cache
         self._models = {model.name: model for model in models}
         self._names = Names((model.checkpoint for model in models), aliases)
         self._max_rows = max_rows
@@ -110,6 +114,10 @@ class LocalEngine:
         """Say that the end is near; work that is in goes on."""
         self._draining = True
 
+    async def on_device(self, name: str, job: Callable[[Model], T]) -> T:
+        """`job(model)` on the device thread, between two batches."""
+        return await asyncio.wrap_future(self._batcher.run(partial(job, self._ready(name))))
+
     def close(self) -> None:
         """End the device thread and free the models; waiting calls fail."""
         self._search.close()
@@ -128,6 +136,8 @@ class LocalEngine:
         card = backend.card
         self._names.check_width(model.name, card.dimensions)
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
+        if self._verify != "off":
+            before_ready(model, self._verify, self._cache)
         self._batcher.open(model.name, backend, limits, model.tokens_per_s)
         model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)

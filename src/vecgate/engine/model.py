@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time
 
-from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens
+from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens, Verification
 from vecgate.engine.names import names_of
 from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
@@ -47,6 +47,8 @@ class Model:
     load_s: float | None = None
     warmup_s: float | None = None
     tokens_per_s: float | None = None
+    verification: Verification | None = None
+    replaced: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time()))
 
     def __post_init__(self) -> None:
@@ -127,6 +129,7 @@ class Model:
             why=self.why or None,
             load_s=self.load_s,
             warmup_s=self.warmup_s,
+            verification=self.verification,
         )
         if self.backend is None:
             return card

@@ -60,6 +60,13 @@ class Tokenizer:
         self.least_tokens = len(around) + 1
         """The smallest limit that leaves room for a text of its task."""
 
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._inner.token_to_id(token)
+        return found
+
     def encode(
         self,
         inputs: Sequence[str | Sequence[int]],

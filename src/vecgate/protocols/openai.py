@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vecgate.core import Embeddings, ModelCard, Task, Vectors, VirtualName
+from vecgate.core import Embeddings, ModelCard, Task, Vectors, Verification, VirtualName
 from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
@@ -135,10 +135,18 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
     usage: Usage
 
 
+class Verified(msgspec.Struct, kw_only=True):
+    """How the check before readiness came out: passed, deviates or failed; at: seconds since the epoch. /health has more."""
+
+    form: str
+    verdict: str
+    at: int
+
+
 class Model(msgspec.Struct, kw_only=True):
     """OpenAI's four fields, and ours. root: the true name. role, dimensions: what the id stands for beside the model;
     no role: what the checkpoint says. dimensions: null for a reranker. space: the fingerprint of the vector space, null
-    until it is known."""
+    until it is known. verification: null before it was made, or where VECGATE_VERIFY is off."""
 
     id: str
     object: Literal["model"] = "model"
@@ -152,6 +160,7 @@ class Model(msgspec.Struct, kw_only=True):
     max_tokens: int
     dimensions: int | None
     space: str | None
+    verification: Verified | None
 
 
 class ModelList(msgspec.Struct, kw_only=True):
@@ -295,7 +304,12 @@ def _model(card: ModelCard, virtual: VirtualName | None = None) -> Model:
         max_tokens=card.max_tokens,
         dimensions=said.dimensions or card.dimensions,
         space=card.space,
+        verification=_verified(card.verification),
     )
+
+
+def _verified(found: Verification | None) -> Verified | None:
+    return None if found is None else Verified(form=found.form, verdict=found.verdict, at=int(found.at))
 
 
 EXAMPLE = {"input": ["The food was delicious.", "Where is the station?"]}

@@ -56,6 +56,27 @@ class Process(msgspec.Struct, kw_only=True):
 
 
 class Machine(msgspec.Struct, kw_only=True):
+class Looked(msgspec.Struct, kw_only=True):
+    """One check. cosine, difference: the worst between two rows that should be one (null: nothing was compared)."""
+
+    name: str
+    verdict: str
+    note: str
+    cosine: float | None
+    difference: float | None
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """What the model showed on its device before it was ready. verdict: passed, deviates (its rows moved more than its
+    number type explains) or failed. at: seconds since the epoch."""
+
+    form: str
+    verdict: str
+    at: float
+    took_s: float
+    checks: list[Looked]
+
+
     """cpu_percent: of all cores, since the probe before."""
 
     memory_bytes: int
@@ -74,6 +95,7 @@ class DeviceMemory(msgspec.Struct, kw_only=True):
 class Waiting(msgspec.Struct, kw_only=True):
     """What waits for the device. busy_s: how long the batch under way has run (null: the device is idle)."""
 
+    verification: Verified | None
     items: int
     tokens: int
     tokens_per_s: float | None
