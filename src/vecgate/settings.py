@@ -150,6 +150,7 @@ FORMATS = one_of("json", "console")
 CUTS = one_of("end", "start", "refuse")
 TASKS = one_of("embed", "rerank")
 POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
+PROOFS = one_of("quick", "off", "full")
 ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
 COUNT = whole(1, 1_000_000)
 TOKENS = whole(1, 100_000_000)
@@ -173,7 +174,6 @@ FOLDER = Kind("a folder", (str,), kinds.folder, "DIR")
 OTHER_FOLDER = Kind("a folder", (str,), kinds.maybe_folder, "DIR")
 SWITCH = Kind("true or false", (bool,), kinds.switch)
 SIZE = Kind("bytes, or a number with KB, MB, GB, KiB, MiB or GiB, from 1 to 1024GiB", (int, str), kinds.size, "BYTES")
-PROOFS = one_of("quick", "off", "full")
 HOST = Kind("a host name or an IP address, without scheme and port", (str,), kinds.host, "HOST")
 HOSTS = list_of(
     "host names without scheme and port, *.example.org for all below one, or *", kinds.hosts, "HOSTS", star=True
@@ -235,6 +235,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("VECGATE_DTYPE", DTYPES,
             "The number type of the weights; auto is float32 on a CPU, the checkpoint's own on a GPU. bfloat16 halves their "
             "memory at a cosine of 0.9999 to float32 (all-MiniLM-L6-v2); a CPU without its instructions is slower in it."),
+    Setting("VECGATE_VERIFY", PROOFS,
+            "What a model must show on its device before it is ready: in under a second, or all that it can by itself."),
     Setting("VECGATE_TRUNCATE", CUTS,
             "An input over the model's limit loses its end or its start, which the answer reports, or is refused."),
     Setting("VECGATE_TOKEN_IDS", ID_TABLES, "Whose ids token arrays hold; auto decides once per request or refuses."),
@@ -258,8 +260,6 @@ SETTINGS: tuple[Setting, ...] = (
             "Keys, of which each request must then carry one; as a flag, other users of the machine can see it.",
             secret=True),
     Setting("VECGATE_API_KEY_FILE", A_FILE,
-    Setting("VECGATE_VERIFY", PROOFS,
-            "What a model must show on its device before it is ready: in under a second, or all that it can by itself."),
             "More keys, from a file: one a line, as KEY or NAME KEY; blank lines and those that begin with # do not count.",
             secret=True),
     Setting("VECGATE_RATE_LIMIT", COUNT,

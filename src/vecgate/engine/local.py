@@ -110,13 +110,13 @@ class LocalEngine:
         """Until every model that `start` began to load is ready or has failed."""
         await asyncio.gather(*map(asyncio.wrap_future, self._loading), return_exceptions=True)
 
-    def drain(self) -> None:
-        """Say that the end is near; work that is in goes on."""
-        self._draining = True
-
     async def on_device(self, name: str, job: Callable[[Model], T]) -> T:
         """`job(model)` on the device thread, between two batches."""
         return await asyncio.wrap_future(self._batcher.run(partial(job, self._ready(name))))
+
+    def drain(self) -> None:
+        """Say that the end is near; work that is in goes on."""
+        self._draining = True
 
     def close(self) -> None:
         """End the device thread and free the models; waiting calls fail."""
@@ -132,12 +132,12 @@ class LocalEngine:
         """On the device thread: load, warm up, open the queue."""
         log.info("Loading %s for %s.", model.name, model.backend_name)
         backend = model.load()
+        if self._verify != "off":
+            before_ready(model, self._verify, self._cache)
         self._batcher.memory = backend.memory()
         card = backend.card
         self._names.check_width(model.name, card.dimensions)
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
-        if self._verify != "off":
-            before_ready(model, self._verify, self._cache)
         self._batcher.open(model.name, backend, limits, model.tokens_per_s)
         model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)

@@ -56,6 +56,30 @@ class Process(msgspec.Struct, kw_only=True):
 
 
 class Machine(msgspec.Struct, kw_only=True):
+    """cpu_percent: of all cores, since the probe before."""
+
+    memory_bytes: int
+    memory_available_bytes: int
+    memory_percent: float
+    cpu_percent: float
+    cpu_count: int
+
+
+class DeviceMemory(msgspec.Struct, kw_only=True):
+    active_bytes: int
+    cache_bytes: int
+    limit_bytes: int | None
+
+
+class Waiting(msgspec.Struct, kw_only=True):
+    """What waits for the device. busy_s: how long the batch under way has run (null: the device is idle)."""
+
+    items: int
+    tokens: int
+    tokens_per_s: float | None
+    busy_s: float | None
+
+
 class Looked(msgspec.Struct, kw_only=True):
     """One check. cosine, difference: the worst between two rows that should be one (null: nothing was compared)."""
 
@@ -77,31 +101,6 @@ class Verified(msgspec.Struct, kw_only=True):
     checks: list[Looked]
 
 
-    """cpu_percent: of all cores, since the probe before."""
-
-    memory_bytes: int
-    memory_available_bytes: int
-    memory_percent: float
-    cpu_percent: float
-    cpu_count: int
-
-
-class DeviceMemory(msgspec.Struct, kw_only=True):
-    active_bytes: int
-    cache_bytes: int
-    limit_bytes: int | None
-
-
-class Waiting(msgspec.Struct, kw_only=True):
-    """What waits for the device. busy_s: how long the batch under way has run (null: the device is idle)."""
-
-    verification: Verified | None
-    items: int
-    tokens: int
-    tokens_per_s: float | None
-    busy_s: float | None
-
-
 class ServedModel(msgspec.Struct, kw_only=True):
     name: str
     aliases: list[str]
@@ -120,6 +119,7 @@ class ServedModel(msgspec.Struct, kw_only=True):
     space: str | None
     load_s: float | None
     warmup_s: float | None
+    verification: Verified | None
 
 
 class Health(msgspec.Struct, kw_only=True):
