@@ -129,16 +129,39 @@ class Setting:
     @property
     def shown(self) -> str:
         """The default as people write it."""
-        value = self.default
+        return self.show(self.default)
+
+    def show(self, value: Any) -> str:
+        """A value as people write it; of a secret only whether there is one."""
         if value is None or value == ():
             return self.unset
+        if self.secret:
+            return "set"
+        if isinstance(value, tuple):
+            return "; ".join(_one(entry) for entry in value)
+        if isinstance(value, Path) or (isinstance(value, str) and value.startswith("/")):
+            return short(Path(value))
         if self.kind is SWITCH:
             return str(value).lower()
         if self.kind is SIZE:
-            return f"{value // MIB}MiB"
+            return str(value) if value % MIB else f"{value // MIB}MiB"
         if self.kind is MODE:
             return f"{value:o}"
         return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one(entry: Any) -> str:
+    """An entry of a list; NAME = TARGET of aliases and prompts."""
+    if isinstance(entry, str):
+        return entry
+    name, target, *dimensions = entry
+    return f"{name} = {target}" + "".join(f", dimensions={number}" for number in dimensions if number is not None)
+
+
+def short(path: Path) -> str:
+    """The path, with ~ for who runs this: their name is nobody's business."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 _DEFAULTS: dict[str, Any] = {entry.name: entry.default for entry in fields(Settings)}
@@ -278,6 +301,27 @@ SETTINGS: tuple[Setting, ...] = (
 
 ORDERED = (("batch_size", "max_batch_size"), ("body_limit", "body_memory"))
 """(a, b): a that was set over b is refused; a that was not set follows b down."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """One setting as it is. changed: its value is not the default, whoever set it."""
+
+    name: str
+    value: str
+    default: str
+    changed: bool
+    what: str
+
+
+def in_force(settings: Settings) -> list[InForce]:
+    """Every row of the table with its value; secrets are not told."""
+
+    def row(setting: Setting) -> InForce:
+        value = getattr(settings, setting.field)
+        return InForce(setting.name, setting.show(value), setting.shown, value != setting.default, setting.what)
+
+    return [row(setting) for setting in SETTINGS]
 
 
 def table() -> str:
