@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -20,8 +21,7 @@ def status(tmp_path: Path, *tasks: str) -> Status:
     engine = LocalEngine([small.model(one) for one in checkpoints])
     engine.start()
     try:
-        for loading in engine._loading:
-            loading.result(60)
+        asyncio.run(engine.settled())
         return engine.status()
     finally:
         engine.close()

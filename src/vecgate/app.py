@@ -157,8 +157,6 @@ def _models(settings: Settings) -> list[Model]:
         models.append(_model(alone, reranker, served_name=None if models else settings.served_name))
     if not models:
         raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
-    for at, model in enumerate(models):  # which is loaded first knows of the other one, and may not fill what is free
-        model.open = partial(model.open, later=[one.checkpoint for one in models[at + 1 :]])
     return models
 
 

@@ -24,6 +24,8 @@ Cut = Literal["end", "start", "refuse"]
 """What to do with an input over the model's limit: drop its end, drop its start, or raise InputTooLong."""
 Method = Literal["auto", "similarity", "cross-encoder", "bi+cross-encoder"]
 State = Literal["loading", "warming", "ready", "draining", "failed"]
+ModelState = Literal["loading", "warming", "ready", "unloaded", "failed"]
+"""unloaded: nobody asked for it for a while; the next request loads it."""
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
 Verdict = Literal["passed", "deviates", "failed", "skipped"]
 """Of a check: as exact as the number type allows; further off, and not so far that it is refused; wrong; not made."""
@@ -256,7 +258,7 @@ class ModelCard:
     aliases: tuple[str, ...]
     task: Task
     family: str
-    state: State
+    state: ModelState
     max_tokens: int
     pooling: tuple[Pooling, ...]
     normalize: bool
@@ -374,7 +376,8 @@ class Engine(Protocol):
     def status(self) -> Status: ...
 
     def wait_s(self, tokens: int) -> float:
-        """Seconds of work that go before a new call of about so many tokens, at the least; cheap, as every request asks."""
+        """Seconds of work that go before a new call of about so many tokens, at the least, whatever model it is for; cheap,
+        as every request asks. embed and rerank raise Overloaded where those of their model are more than the call has."""
         ...
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:

@@ -130,6 +130,10 @@ class ConfigError(Exception):
     """A setting that stops the start; the message names the setting, its value and what is allowed."""
 
 
+class NoRoom(ConfigError):
+    """A model that does not fit the device's memory; the message has the arithmetic."""
+
+
 class CheckpointError(Exception):
     """A model that can't be served; the message names the file or the repo, what is wrong and the next step."""
 

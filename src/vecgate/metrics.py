@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from vecgate.core import BatchReport, Queue, Record, State, Status
+from vecgate.core import BatchReport, ModelState, Queue, Record, State, Status
 from vecgate.footprint import footprint
 
 OPENMETRICS = "application/openmetrics-text"
@@ -34,6 +34,7 @@ OTHER = "other"
 """The method of a label no method stands for, and the route of a path that has none."""
 
 STATES: tuple[State, ...] = get_args(State)
+MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
@@ -155,8 +156,8 @@ class Metrics:
         self.model_info.clear()
         self.batch_limit_tokens.clear()
         for card in status.models:
-            for state in STATES:
-                self.model_state.labels(card.name, card.task, state).set(card.state == state)
+            for each in MODEL_STATES:
+                self.model_state.labels(card.name, card.task, each).set(card.state == each)
             for kind, tokens in (
                 ("configured", card.batch_tokens),
                 ("now", card.batch_tokens_now or card.batch_tokens),

@@ -173,7 +173,7 @@ def test_what_does_not_fit_the_share_of_the_memory_is_refused_or_cut(monkeypatch
     cut, whole = load(read, memory_fraction=0.5), load(read, memory_fraction=1.0, batch_tokens=20)
     assert (cut.card.batch_tokens, whole.card.batch_tokens) == (15, 20)
     assert cut.memory().limit_bytes == 5_000
-    beside = load(read, memory_fraction=1.0, later=[replace(read, weight_bytes=4_000)])
+    beside = load(read, memory_fraction=1.0, others=[replace(read, weight_bytes=4_000)])
     assert beside.card.batch_tokens == 20
-    with pytest.raises(ConfigError, match=r"longest input, what is loaded later 6000: .* allows, 10000"):
-        load(read, memory_fraction=1.0, later=[replace(read, weight_bytes=6_000)])
+    with pytest.raises(ConfigError, match=r"longest input, the other models 6000: .* allows, 10000"):
+        load(read, memory_fraction=1.0, others=[replace(read, weight_bytes=6_000)])

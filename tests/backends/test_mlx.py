@@ -652,9 +652,9 @@ def test_the_batch_is_cut_to_what_fits(bert: Checkpoint, monkeypatch: pytest.Mon
     assert 64 <= opened.card.batch_tokens < 2048
     half = replace(bert, weight_bytes=1_000_000, stored_dtype="float16")
     quantised = replace(half, quantization={"bits": 4})
-    assert load(bert, device="cpu", memory_fraction=0.5, later=[quantised]).card.batch_tokens < opened.card.batch_tokens
-    with pytest.raises(ConfigError, match=r"longest input, what is loaded later 0\.00 GiB, and 0\.00 GiB are in use"):
-        load(bert, device="cpu", memory_fraction=0.5, later=[half])
+    assert load(bert, device="cpu", memory_fraction=0.5, others=[quantised]).card.batch_tokens < opened.card.batch_tokens
+    with pytest.raises(ConfigError, match=r"longest input, the other models 0\.00 GiB, and 0\.00 GiB are in use"):
+        load(bert, device="cpu", memory_fraction=0.5, others=[half])
 
 
 def test_only_rows_without_room_fail(

@@ -320,8 +320,12 @@ def test_a_job_runs_before_waiting_rows_and_hands_its_error_back(bench: Bench) -
 def test_a_job_that_nobody_waits_for_any_more_is_done_all_the_same(bench: Bench) -> None:
     held, done = threading.Event(), threading.Event()
 
+    def work() -> None:
+        assert held.wait(10)
+        done.set()
+
     async def calls() -> None:
-        running = bench.batcher.run(lambda: held.wait(10) and done.set())
+        running = bench.batcher.run(work)
         waiting = asyncio.ensure_future(asyncio.wrap_future(running))
         await asyncio.sleep(0)
         waiting.cancel()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests import small
 from vecgate.backends import fake
 from vecgate.core import Call, Cut, Engine, Ranking, Task
+from vecgate.engine import batcher
 from vecgate.engine.local import LocalEngine, unit
 from vecgate.engine.model import Model, prompt_of
 from vecgate.errors import (
@@ -27,6 +28,7 @@ from vecgate.errors import (
     InvalidRequest,
     ModelNotFound,
     NotReady,
+    Overloaded,
     SpaceMismatch,
     WrongTask,
 )
@@ -539,3 +541,42 @@ def test_unit_refuses_what_has_no_length() -> None:
     np.testing.assert_allclose(unit(np.array([[3, 4]], np.float32)), [[0.6, 0.8]])
     with pytest.raises(BackendFailed):
         unit(np.zeros((1, 3), np.float32))
+
+
+def test_a_backlog_of_one_model_refuses_its_calls_and_no_others(embedder: Model, reranker: Model) -> None:
+    shed: list[None] = []
+
+    async def use(engine: LocalEngine) -> None:
+        lane = engine._batcher._lanes["small"]
+        lane.small_tokens, lane.tokens_per_s, lane.sure = 1000, 1.0, True
+        assert engine.wait_s(5) == 0.0
+        with pytest.raises(Overloaded, match="1333 s of work wait for 'small'; a request may take 300 s") as refused:
+            await engine.embed(CALL, None, ["a cat"])
+        assert refused.value.retry_after_s == 60
+        assert len((await engine.rerank(CALL, None, "a cat", ["dogs"])).order) == 1
+        lane.small_tokens = 0
+        await engine.embed(CALL, None, ["a cat"])
+
+    with_engine([embedder, reranker], use, on_shed=lambda: shed.append(None))
+    assert len(shed) == 1
+
+
+def test_a_device_that_is_stuck_ends_the_server_once_a_request_has_waited_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = fake.Script()
+    deaths: list[None] = []
+
+    async def use(engine: LocalEngine) -> None:
+        engine.on_death = lambda: deaths.append(None)
+        script.hold = threading.Event()
+        for stuck_after_s, ends in ((3600.0, 0), (0.0, 1), (0.0, 1)):
+            monkeypatch.setattr(batcher, "STUCK_AFTER_S", stuck_after_s)
+            monkeypatch.setattr(batcher, "HUNG_TIMES", 0.0)
+            with pytest.raises((DeadlineExceeded, NotReady)):
+                await engine.embed(Call("test", 0.01), None, ["a cat"])
+            assert len(deaths) == ends
+        assert (engine.status().state, engine.status().alive) == ("failed", False)
+        script.hold.set()
+
+    with_engine([small.model(small.checkpoint(tmp_path), script)], use)

@@ -33,7 +33,7 @@ class Staged(stub.StubEngine):
 
     def status(self) -> Status:
         found = super().status()
-        models = tuple(replace(card, state=self.state) for card in found.models) if self.models else ()
+        models = tuple(replace(card, state="ready" if self.state == "draining" else self.state) for card in found.models) if self.models else ()
         return replace(
             found,
             state=self.state,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vecgate.core import BackendCard, Batch, Checkpoint, Ids, Memory, Tokens, Vectors
-from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
+from vecgate.errors import BackendFailed, NoRoom, OutOfMemory
 from vecgate.ram import usable_bytes
 
 NUMBER_BYTES = 24
@@ -52,7 +52,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     memory_fraction: float = 0.8,
-    later: Sequence[Checkpoint] = (),
+    others: Sequence[Checkpoint] = (),
     script: Script | None = None,
     dimensions: int | None = None,
     pad_lengths: tuple[int, ...] | None = None,
@@ -60,13 +60,13 @@ def load(
 ) -> Fake:
     """A fake of the checkpoint's task. Width: `dimensions`, else the config's hidden_size, else 8; 1 for a reranker.
 
-    device and dtype are those of every backend, and change nothing here. Raises ConfigError where the weights (of which
-    nothing is read) and the longest row do not fit memory_fraction of the memory beside the weights of what is loaded
-    later; a batch is cut to what does.
+    device and dtype are those of every backend, and change nothing here. Raises NoRoom where the weights (of which
+    nothing is read) and the longest row do not fit memory_fraction of the memory beside the weights of the
+    others; a batch is cut to what does.
     """
     width = 1 if checkpoint.task == "rerank" else dimensions or int(checkpoint.config.get("hidden_size", 8))
     limit_bytes = int(memory_fraction * usable_bytes())
-    room_tokens = _room_tokens(checkpoint, width, limit_bytes, sum(one.weight_bytes for one in later))
+    room_tokens = _room_tokens(checkpoint, width, limit_bytes, sum(one.weight_bytes for one in others))
     card = BackendCard(
         "fake", "cpu", "float32", width, pad_lengths, min(batch_tokens, room_tokens), checkpoint.weight_bytes
     )
@@ -74,12 +74,12 @@ def load(
 
 
 def _room_tokens(checkpoint: Checkpoint, width: int, limit_bytes: int, others: int) -> int:
-    """How many tokens there is room for at once; raises ConfigError where they are fewer than the longest row's."""
+    """How many tokens there is room for at once; raises NoRoom where they are fewer than the longest row's."""
     token_bytes = NUMBER_BYTES * width
     room_tokens = (limit_bytes - checkpoint.weight_bytes - others) // token_bytes
-    beside = f", what is loaded later {others}" if others else ""
+    beside = f", the other models {others}" if others else ""
     if room_tokens < checkpoint.max_tokens:
-        raise ConfigError(
+        raise NoRoom(
             f"{checkpoint.name} needs {checkpoint.weight_bytes} bytes for its weights and "
             f"{checkpoint.max_tokens * token_bytes} for its longest input{beside}: more than DEVICE_MEMORY_FRACTION "
             f"allows, {limit_bytes}."
@@ -106,7 +106,7 @@ class Fake:
         return rows
 
     def memory(self) -> Memory:
-        return Memory(active_bytes=self.card.weight_bytes, limit_bytes=self._limit_bytes)
+        return Memory(active_bytes=0 if self.script.closed else self.card.weight_bytes, limit_bytes=self._limit_bytes)
 
     def trim(self) -> None:
         self.script.trims += 1

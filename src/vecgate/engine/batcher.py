@@ -29,6 +29,8 @@ T = TypeVar("T")
 HUNG_AFTER_S = 120.0
 HUNG_TIMES = 20.0
 """A forward this long that is also so many times longer than any before it counts as hung."""
+STUCK_AFTER_S = 600.0
+"""One that has hung this long is not waited for any more."""
 MEMORY_EVERY_S = 1.0
 """How often the device's memory is read, between two batches."""
 TRIM_OVER = 0.9
@@ -119,9 +121,11 @@ class Batcher:
         finally:
             lane.coming_tokens -= tokens
 
-    def wait_s(self, tokens: int) -> float:
-        """Seconds until the device has done what goes before a new call of so many tokens, of the model with the least
-        to do; 0 until the rates are known."""
+    def wait_s(self, tokens: int, model: str | None = None) -> float:
+        """Seconds until the device has done what goes before a new call of so many tokens, for that model, or for the one
+        with the least to do; 0 until the rates are known."""
+        if model is not None:
+            return self._lanes[model].ahead_s(tokens)
         return min((lane.ahead_s(tokens) for lane in self._lanes.values()), default=0.0)
 
     def budget(self, model: str) -> int | None:
@@ -156,8 +160,16 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
+        return self._thread.is_alive() and not self._hangs(HUNG_AFTER_S)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the forward under way has hung for so long that it will not end."""
+        return self._hangs(STUCK_AFTER_S)
+
+    def _hangs(self, after_s: float) -> bool:
         busy_s = self.busy_s or 0.0
-        return self._thread.is_alive() and not (busy_s > HUNG_AFTER_S and busy_s > HUNG_TIMES * self._longest_s)
+        return busy_s > after_s and busy_s > HUNG_TIMES * self._longest_s
 
     def _live(self) -> None:
         """The device thread; whatever ends it is told to every waiting call and to `on_death`."""

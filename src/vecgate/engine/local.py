@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TypeVar
@@ -20,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from vecgate.core import (
+    Backend,
     BatchReport,
     Call,
     Cut,
@@ -38,11 +40,12 @@ from vecgate.engine import ranking
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
+from vecgate.engine.residents import Residents
 from vecgate.engine.space import Search
 from vecgate.engine.verify import Form, before_ready
 from vecgate.engine.waiting import Limits
 from vecgate.engine.work import Question, Work, both, distinct
-from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady
+from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady, Overloaded
 
 log = logging.getLogger("vecgate.engine")
 T = TypeVar("T")
@@ -64,7 +67,8 @@ class LocalEngine:
 
     max_rows: most rows of one forward. batch_tokens: computed tokens of one forward (None: what the device likes). cache:
     the folder where hashes of the models' files are remembered (None: nowhere). verify: what a model must show on its
-    device before it is ready.
+    device before it is ready. idle_unload_min: minutes after which a model that nobody asked for is unloaded (0: none is).
+    on_shed: told of each call that is refused because too much waits.
     """
 
     def __init__(
@@ -77,7 +81,10 @@ class LocalEngine:
         on_batch: Callable[[BatchReport], None] | None = None,
         cache: Path | None = None,
         verify: Form = "off",
+        idle_unload_min: float = 0.0,
+        on_shed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_shed = on_shed
         self._verify, self._cache = verify, cache
         self._models = {model.name: model for model in models}
         self._names = Names((model.checkpoint for model in models), aliases)
@@ -85,12 +92,13 @@ class LocalEngine:
         self._batch_tokens = batch_tokens
         self._batcher = Batcher(on_batch)
         self._batcher.on_death = self._died
+        self._residents = Residents(models, self._batcher, self._open, 60.0 * idle_unload_min)
+        self._residents.on_ready = lambda: self.on_ready()
         self._threads = ThreadPoolExecutor(TOKENIZE_THREADS, thread_name_prefix="vecgate-tokenize")
         self._search = Search([model.space for model in models], cache)
         self._started_s = monotonic()
         self._death: str | None = None
         self._draining = False
-        self._loading: list[Future[None]] = []
         self.on_death: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -101,18 +109,20 @@ class LocalEngine:
         self._started_s = monotonic()
         self._batcher.start()
         self._search.start()
-        for model in self._models.values():
-            loading = self._batcher.run(partial(self._load, model))
-            loading.add_done_callback(partial(_loaded, model))
-            self._loading.append(loading)
+        self._residents.start()
+
+    def folders(self) -> dict[str, Path]:
+        """Where each model's files lie."""
+        return {name: model.checkpoint.folder for name, model in self._models.items()}
 
     async def settled(self) -> None:
         """Until every model that `start` began to load is ready or has failed."""
-        await asyncio.gather(*map(asyncio.wrap_future, self._loading), return_exceptions=True)
+        await self._residents.settled()
 
     async def on_device(self, name: str, job: Callable[[Model], T]) -> T:
         """`job(model)` on the device thread, between two batches."""
-        return await asyncio.wrap_future(self._batcher.run(partial(job, self._ready(name))))
+        async with self._ready(name) as model:
+            return await asyncio.wrap_future(self._batcher.run(partial(job, model)))
 
     def drain(self) -> None:
         """Say that the end is near; work that is in goes on."""
@@ -121,17 +131,12 @@ class LocalEngine:
     def close(self) -> None:
         """End the device thread and free the models; waiting calls fail."""
         self._search.close()
-        for model in self._models.values():
-            if model.backend is not None:
-                self._batcher.run(model.backend.close)
-        loading = not all(future.done() for future in self._loading)
-        self._batcher.close(0.0 if loading else CLOSE_S)  # a load can't be interrupted, and nothing waits for its end
+        settled = self._residents.close()
+        self._batcher.close(CLOSE_S if settled else 0.0)  # a load can't be interrupted, and nothing waits for its end
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, model: Model) -> None:
-        """On the device thread: load, warm up, open the queue."""
-        log.info("Loading %s for %s.", model.name, model.backend_name)
-        backend = model.load()
+    def _open(self, model: Model, backend: Backend) -> None:
+        """On the device thread: look at a loaded model's rows, and open its queue."""
         if self._verify != "off":
             before_ready(model, self._verify, self._cache)
         self._batcher.memory = backend.memory()
@@ -139,13 +144,13 @@ class LocalEngine:
         self._names.check_width(model.name, card.dimensions)
         limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
         self._batcher.open(model.name, backend, limits, model.tokens_per_s)
-        model.state = "ready"
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
-        if all(one.state == "ready" for one in self._models.values()):
-            self.on_ready()
 
     def _died(self, error: BaseException) -> None:
-        self._death = f"The device thread died ({type(error).__name__}); the server's log has more."
+        self._end(f"The device thread died ({type(error).__name__}); the server's log has more.")
+
+    def _end(self, why: str) -> None:
+        self._death = why
         self.on_death()
 
     # what is so
@@ -154,7 +159,7 @@ class LocalEngine:
         models = tuple(self._card(model) for model in self._models.values())
         errors = [model.error for model in self._models.values() if model.error]
         return Status(
-            state=self._state({model.state for model in models}),
+            state=self._state(),
             models=models,
             queue=self._batcher.queue(),
             alive=self._batcher.alive and self._death is None,
@@ -167,16 +172,13 @@ class LocalEngine:
     def wait_s(self, tokens: int) -> float:
         return self._batcher.wait_s(tokens)
 
-    def _state(self, states: set[State]) -> State:
-        """The whole engine's state: its end first, then whatever model is furthest from ready."""
+    def _state(self) -> State:
+        """The whole engine's state: its end first, then the models'."""
         if self._death is not None:
             return "failed"
         if self._draining:
             return "draining"
-        for state in ("failed", "loading", "warming"):
-            if state in states:
-                return state
-        return "ready"
+        return self._residents.state
 
     def _card(self, model: Model) -> ModelCard:
         """With what only the engine knows: the settings' limit and aliases."""
@@ -195,13 +197,11 @@ class LocalEngine:
     def prompt(self, model: str | None, role: str | None) -> str:
         return prompt_of(self._names.any(model), role)[1]
 
-    def _ready(self, name: str) -> Model:
-        """The loaded model; raises NotReady."""
+    def _ready(self, name: str) -> AbstractAsyncContextManager[Model]:
+        """The loaded model, which stays so until the end; raises NotReady."""
         if self._death is not None:
             raise NotReady("The device thread died; the server is going down.", None)
-        model = self._models[name]
-        model.check_ready()
-        return model
+        return self._residents.held(self._models[name])
 
     # embed
 
@@ -219,21 +219,21 @@ class LocalEngine:
         max_tokens: int | None = None,
     ) -> Embeddings:
         name = self._names.find(model, "embed")
-        found = self._ready(name.model)
-        found.check_dimensions(dimensions)
-        dimensions = name.dimensions if dimensions is None else dimensions
-        role, prompt = prompt_of(found.checkpoint, role or name.role)
-        most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
-        size = _size(inputs) + len(prompt) * len(inputs)
-        async with _deadline(call):
+        async with self._deadline(call), self._ready(name.model) as found:
+            found.check_dimensions(dimensions)
+            dimensions = name.dimensions if dimensions is None else dimensions
+            role, prompt = prompt_of(found.checkpoint, role or name.role)
+            most = min(found.checkpoint.max_tokens, max_tokens or found.checkpoint.max_tokens)
+            size = _size(inputs) + len(prompt) * len(inputs)
             await found.check_space(call.space)
             steps = found.tokenizer.encode_steps(inputs, prompt, most, cut)
-            work = await self._rows(found, steps, size, most * len(inputs), batch_size)
+            work = await self._rows(call, found, steps, size, most * len(inputs), batch_size)
             vectors = await self._finish(work.vectors, dimensions, normalize)
         return Embeddings(vectors, replace(work.applied(role), dimensions=vectors.shape[1]))
 
     async def _rows(
         self,
+        call: Call,
         model: Model,
         steps: Iterator[list[Tokens]],
         size: int,
@@ -247,11 +247,25 @@ class LocalEngine:
         alike_once: equal items are computed once, so that they tie to the last bit, whatever batch they came into.
         """
         start_s = perf_counter()
-        with self._batcher.coming(model.name, min(size // CHARACTERS_PER_TOKEN, most)):
+        coming = min(size // CHARACTERS_PER_TOKEN, most)
+        self._check_wait(call, model.name, coming)
+        with self._batcher.coming(model.name, coming):
             rows = await self._stepwise(steps, size)
         tokenize_s = perf_counter() - start_s
         computed, places = distinct(rows) if alike_once else (rows, None)
         return Work(model, rows, await self._batcher.submit(model.name, computed, batch_size), tokenize_s, places)
+
+    def _check_wait(self, call: Call, model: str, tokens: int) -> None:
+        """Raises Overloaded where the call would wait past its deadline: guard has asked only whether any model has time,
+        as it did not know which one is meant."""
+        wait_s = self._batcher.wait_s(tokens, model)
+        if wait_s > call.timeout_s:
+            self._on_shed()
+            raise Overloaded(
+                f"{wait_s:.0f} s of work wait for {model!r}; a request may take {call.timeout_s:.0f} s more (REQUEST_TIMEOUT); "
+                "try again later.",
+                max(1, min(60, ceil(wait_s))),
+            )
 
     async def _stepwise(self, steps: Iterator[Sequence[T]], size: int) -> list[T]:
         """All that `steps` gives: on the loop when its texts are short, otherwise each step in its turn on a thread, so
@@ -277,6 +291,21 @@ class LocalEngine:
             return unit(vectors)
         return await asyncio.get_running_loop().run_in_executor(self._threads, unit, vectors)
 
+    @asynccontextmanager
+    async def _deadline(self, call: Call) -> AsyncIterator[None]:
+        """Ends the work with DeadlineExceeded once the call's seconds are over; where the device has long been stuck, the
+        server ends too, for whoever restarts it."""
+        try:
+            async with asyncio.timeout(call.timeout_s) as scope:
+                yield
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            if self._batcher.stuck and self._death is None:
+                log.critical("A forward has run for %.0f s and does not end.", self._batcher.busy_s)
+                self._end("The device no longer answers; the server is going down.")
+            raise DeadlineExceeded(f"The request took longer than {call.timeout_s:g} s.") from error
+
     # rerank
 
     async def rerank(
@@ -301,39 +330,40 @@ class LocalEngine:
         bi, cross = (model if named == task else None for task in ("embed", "rerank"))
         asked = Question(query, documents, top_n, max_tokens_per_document, cut, max_tokens)
         name = self._names.find(bi, "embed") if chosen == "similarity" else self._names.find(cross, "rerank")
-        async with _deadline(call):
-            await self._ready(name.model).check_space(call.space)
+        async with self._deadline(call):
+            async with self._ready(name.model) as model_in_charge:
+                await model_in_charge.check_space(call.space)
             if chosen == "similarity":
-                return await self._by_similarity(bi, asked)
+                return await self._by_similarity(call, bi, asked)
             if chosen == "cross-encoder" or top_n is None:
-                return await self._by_reranker(cross, asked, range(len(documents)))
-            kept = await self._by_similarity(bi, replace(asked, top_n=ranking.shortlist_size(top_n)))
-            best = await self._by_reranker(cross, asked, kept.order)
+                return await self._by_reranker(call, cross, asked, range(len(documents)))
+            kept = await self._by_similarity(call, bi, replace(asked, top_n=ranking.shortlist_size(top_n)))
+            best = await self._by_reranker(call, cross, asked, kept.order)
             applied = both(kept.applied, best.applied, kept.order)
             return replace(best, method="bi+cross-encoder", applied=applied)
 
-    async def _by_similarity(self, name: str | None, asked: Question) -> Ranking:
-        model = self._ready(self._names.find(name, "embed").model)
-        most = asked.most(model)
-        (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
-        steps = chain(
-            model.tokenizer.encode_steps([asked.query], first, most, asked.cut, param="query"),
-            model.tokenizer.encode_steps(asked.documents, second, most, asked.cut, asked.limit, param="documents"),
-        )
-        size = len(first) + len(asked.query) + len(second) * len(asked.documents) + _size(asked.documents)
-        work = await self._rows(model, steps, size, most * (1 + len(asked.documents)), alike_once=True)
+    async def _by_similarity(self, call: Call, name: str | None, asked: Question) -> Ranking:
+        async with self._ready(self._names.find(name, "embed").model) as model:
+            most = asked.most(model)
+            (_, first), (_, second) = (prompt_of(model.checkpoint, role) for role in ("query", "document"))
+            steps = chain(
+                model.tokenizer.encode_steps([asked.query], first, most, asked.cut, param="query"),
+                model.tokenizer.encode_steps(asked.documents, second, most, asked.cut, asked.limit, param="documents"),
+            )
+            size = len(first) + len(asked.query) + len(second) * len(asked.documents) + _size(asked.documents)
+            work = await self._rows(call, model, steps, size, most * (1 + len(asked.documents)), alike_once=True)
         vectors = await self._finish(work.vectors, None, normalize=True)
         raw = ranking.cosines(vectors[0], vectors[1:])
         return ranking.ranked(raw, range(len(raw)), "similarity", asked.top_n, work.applied(queries=1))
 
-    async def _by_reranker(self, name: str | None, asked: Question, kept: Sequence[int]) -> Ranking:
+    async def _by_reranker(self, call: Call, name: str | None, asked: Question, kept: Sequence[int]) -> Ranking:
         """The documents of the indices `kept`, each read together with the query."""
-        model = self._ready(self._names.find(name, "rerank").model)
         texts = [asked.documents[i] for i in kept]
-        most = asked.most(model)
-        steps = model.tokenizer.encode_pairs_steps(asked.query, texts, most, asked.cut, asked.limit)
-        size = _size(texts) + len(asked.query) * len(texts)
-        work = await self._rows(model, steps, size, most * len(texts), alike_once=True)
+        async with self._ready(self._names.find(name, "rerank").model) as model:
+            most = asked.most(model)
+            steps = model.tokenizer.encode_pairs_steps(asked.query, texts, most, asked.cut, asked.limit)
+            size = _size(texts) + len(asked.query) * len(texts)
+            work = await self._rows(call, model, steps, size, most * len(texts), alike_once=True)
         raw = work.vectors[:, 0].astype(np.float64)
         return ranking.ranked(raw, kept, "cross-encoder", asked.top_n, work.applied())
 
@@ -357,24 +387,6 @@ def unit(vectors: Vectors) -> Vectors:
         raise BackendFailed("The model gave a row without length for this input.", lasting=True)
     scaled: Vectors = (vectors / norms[:, None]).astype(np.float32)
     return scaled
-
-
-@asynccontextmanager
-async def _deadline(call: Call) -> AsyncIterator[None]:
-    """Ends the work with DeadlineExceeded once the call's seconds are over."""
-    try:
-        async with asyncio.timeout(call.timeout_s) as scope:
-            yield
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise DeadlineExceeded(f"The request took longer than {call.timeout_s:g} s.") from error
-
-
-def _loaded(model: Model, loading: Future[None]) -> None:
-    error = loading.exception()
-    if error is not None:
-        model.failed(error)
 
 
 def _size(texts: Sequence[str | Sequence[int]]) -> int:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter, time
+from time import monotonic, perf_counter, time
 
-from vecgate.core import Backend, Checkpoint, ModelCard, State, Tokens, Verification
+from vecgate.core import Backend, BackendCard, Checkpoint, ModelCard, ModelState, Tokens, Verification
 from vecgate.engine.names import names_of
 from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
@@ -30,20 +30,25 @@ SYNONYMS = {"document": ("document", "passage", "corpus"), "query": ("query",)}
 class Model:
     """One served model: what is known before it is loaded, and what loading adds.
 
-    open: loads it, told `later`: the checkpoints that are loaded after it, if any; called on the device thread.
-    backend_name, why: the backend it gets, and for what reason. tokens_per_s: what the warm-up measured, of one row at a
-    time.
+    open: loads it, told `others`: the checkpoints of models that need room beside it, if any; called on the device
+    thread. backend_name, why: the backend it gets, and for what reason. served: it has been ready before. began_s,
+    rest_until_s: on the monotonic clock, when its load began, and until when another is not tried. loaded: what the
+    backend told of itself, also once it is unloaded. tokens_per_s: what the warm-up measured, of one row at a time.
     """
 
     checkpoint: Checkpoint
     open: Callable[..., Backend]
     backend_name: str
     why: str = ""
-    state: State = "loading"
+    state: ModelState = "loading"
+    served: bool = False
+    began_s: float = 0.0
+    rest_until_s: float = 0.0
     error: str | None = None
     space: Space = field(init=False)
     tokenizer: Tokenizer = field(init=False)
     backend: Backend | None = None
+    loaded: BackendCard | None = None
     load_s: float | None = None
     warmup_s: float | None = None
     tokens_per_s: float | None = None
@@ -59,10 +64,11 @@ class Model:
     def name(self) -> str:
         return self.checkpoint.name
 
-    def load(self) -> Backend:
+    def load(self, others: Sequence[Checkpoint] = ()) -> Backend:
         """Open and warm up, on the device thread; the state stays "warming" until the engine opens its queue."""
         start_s = perf_counter()
-        self.backend = backend = self.open()
+        self.backend = backend = self.open(others=others) if others else self.open()
+        self.loaded = backend.card
         self.load_s = perf_counter() - start_s
         self.space.loaded(backend.card.dtype)
         self.state = "warming"
@@ -78,11 +84,16 @@ class Model:
         return self.tokenizer.encode([text], "", length, "end")
 
     def failed(self, error: BaseException) -> None:
-        """It stays failed and says why: in the log, and without the machine's paths in /health."""
+        """It could not be loaded and says why: in the log, and without the machine's paths in /health. It stays failed, or
+        where it was served before, unloaded, until the next request, or for as long as this took: a load that always fails
+        may not keep the device from the other models."""
         why = str(error) or type(error).__name__
         self.error = FOLDERS.sub("", why.replace(f"{self.checkpoint.folder}/", ""))
-        self.state = "failed"
-        self.space.loaded(None)
+        self.state = "unloaded" if self.served else "failed"
+        if self.served:
+            self.rest_until_s = 2 * monotonic() - self.began_s
+        else:
+            self.space.loaded(None)
         log.critical("Model %s failed to load: %s", self.name, why, exc_info=error)
 
     def check_ready(self) -> None:
@@ -102,8 +113,8 @@ class Model:
             )
 
     def check_dimensions(self, dimensions: int | None) -> None:
-        assert self.backend is not None
-        width = self.backend.card.dimensions
+        assert self.loaded is not None
+        width = self.loaded.dimensions
         if dimensions is not None and not 1 <= dimensions <= width:
             raise InvalidRequest(f"dimensions is {dimensions}; {self.name!r} allows 1 to {width}.", "dimensions")
 
@@ -131,9 +142,9 @@ class Model:
             warmup_s=self.warmup_s,
             verification=self.verification,
         )
-        if self.backend is None:
+        loaded = self.loaded
+        if loaded is None:
             return card
-        loaded = self.backend.card
         return replace(
             card,
             device=loaded.device,

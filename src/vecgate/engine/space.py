@@ -117,6 +117,10 @@ class Space:
             raise NotReady(f"The vector space of {self._checkpoint.name!r} is not known: {why}", None)
         return text
 
+    def changed(self) -> bool:
+        """Whether its files are others than at first: what is loaded from them now may give other rows."""
+        return self._before is not None and _marks(self._checkpoint) != self._before
+
     def loaded(self, dtype: str | None) -> None:
         """The number type it was loaded in; None: it failed to load."""
         self._dtype = dtype

@@ -137,9 +137,9 @@ def test_what_is_loaded_later_gets_its_room(bert: Checkpoint, total: Callable[[i
     other = replace(bert, weight_bytes=GIB, stored_dtype="bfloat16")  # 2 GiB in float32
     total(2 * (fixed + 2 * GIB) + 2)
     assert load(bert, device="cpu", memory_fraction=0.5).card.batch_tokens == 2048
-    assert load(bert, device="cpu", memory_fraction=0.5, later=[other]).card.batch_tokens == 512
-    with pytest.raises(ConfigError, match=r"longest input, what is loaded later 4\.00 GiB, and this process holds"):
-        load(bert, device="cpu", memory_fraction=0.5, later=[other, other])
+    assert load(bert, device="cpu", memory_fraction=0.5, others=[other]).card.batch_tokens == 512
+    with pytest.raises(ConfigError, match=r"longest input, the other models 4\.00 GiB, and this process holds"):
+        load(bert, device="cpu", memory_fraction=0.5, others=[other, other])
 
 
 def test_only_rows_without_room_fail(

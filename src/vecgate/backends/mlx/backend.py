@@ -20,7 +20,7 @@ from vecgate.backends.mlx.devices import Device
 from vecgate.backends.mlx.layers import Rows
 from vecgate.backends.mlx.pooling import Layer, dense, pool
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Tokens, Vectors
-from vecgate.errors import BackendFailed, CheckpointError, ConfigError, DeviceLost, OutOfMemory
+from vecgate.errors import BackendFailed, CheckpointError, ConfigError, DeviceLost, NoRoom, OutOfMemory
 
 log = logging.getLogger("vecgate.mlx")
 
@@ -41,12 +41,12 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     memory_fraction: float = 0.8,
-    later: Sequence[Checkpoint] = (),
+    others: Sequence[Checkpoint] = (),
 ) -> MLXBackend:
-    """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16. later: what will be
-    loaded after it and needs room too.
+    """Open the checkpoint. device: auto | cpu | gpu. dtype: auto | float32 | bfloat16 | float16. others: models
+    that need room beside it and that MLX does not count.
 
-    Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
+    Raises ConfigError for a device or dtype that can't be had, NoRoom for a model that does not fit memory_fraction of the
     device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
     """
     family = _family(checkpoint)
@@ -55,9 +55,9 @@ def load(
     config = family.Config.read(checkpoint)
     stored = weights.read(checkpoint, config.names)
     needed = weights.needed_bytes(stored, config.names, compute)
-    others = sum(_later_bytes(one, compute) for one in later)
+    theirs = sum(_weight_bytes(one, compute) for one in others)
     batch_tokens, longest = _room(
-        checkpoint, where, needed, others, lambda row: row * config.token_bytes(row, compute.size)
+        checkpoint, where, needed, theirs, lambda row: row * config.token_bytes(row, compute.size)
     )
     devices.end_with_thread()
     mx.set_default_device(where.place)
@@ -206,7 +206,7 @@ def _dtype(name: str, checkpoint: Checkpoint, device: Device, refused: Mapping[s
     return DTYPES[name]
 
 
-def _later_bytes(checkpoint: Checkpoint, compute: mx.Dtype) -> int:
+def _weight_bytes(checkpoint: Checkpoint, compute: mx.Dtype) -> int:
     """About what its weights will take: it may be computed in another type, and what is quantised stays so."""
     stored = DTYPES.get(checkpoint.stored_dtype)
     if stored is None or checkpoint.quantization is not None:
@@ -219,7 +219,7 @@ def _room(
 ) -> tuple[int, int]:
     """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit.
 
-    others: bytes of the models that are loaded later. row_bytes: of a row so long. Raises ConfigError where a row of
+    others: bytes of the other models' weights. row_bytes: of a row so long. Raises NoRoom where a row of
     LEAST_TOKENS does not fit.
     """
     held, longest = mx.get_active_memory(), checkpoint.max_tokens
@@ -227,8 +227,8 @@ def _room(
     while row_bytes(longest) > free:
         if longest <= LEAST_TOKENS:
             what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
-            beside = f", what is loaded later {_gib(others)}" if others else ""
-            raise ConfigError(
+            beside = f", the other models {_gib(others)}" if others else ""
+            raise NoRoom(
                 f"{checkpoint.name} needs {_gib(needed)} for its weights and {_gib(row_bytes(longest))} for {what}{beside}"
                 f", and {_gib(held)} are in use: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."

@@ -35,12 +35,12 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     memory_fraction: float = 0.8,
-    later: Sequence[Checkpoint] = (),
+    others: Sequence[Checkpoint] = (),
 ) -> TorchBackend:
-    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16. later:
-    what will be loaded after it and needs room too.
+    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16. others:
+    models that need room beside it and that what the device holds does not count.
 
-    Raises ConfigError for a device or dtype that can't be had and for a model that does not fit memory_fraction of the
+    Raises ConfigError for a device or dtype that can't be had, NoRoom for a model that does not fit memory_fraction of the
     device's memory (where only its longest rows do not, they fail), CheckpointError for files that do not make the whole model.
     """
     where = devices.find(device, memory_fraction)
@@ -48,7 +48,7 @@ def load(
     if where.place.type == "cpu" and compute != torch.float32:
         _warn_of_slowness(compute)
     found = families.find(checkpoint, where.packs)
-    fits = room.room(checkpoint, found, compute, where, later)
+    fits = room.room(checkpoint, found, compute, where, others)
     model = weights.read_model(checkpoint, found, compute)
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:

@@ -14,7 +14,7 @@ import torch
 from vecgate.backends.torch.devices import Device
 from vecgate.backends.torch.families import Architecture
 from vecgate.core import Checkpoint
-from vecgate.errors import ConfigError
+from vecgate.errors import ConfigError, NoRoom
 
 log = logging.getLogger("vecgate.torch")
 
@@ -49,21 +49,21 @@ def room(
     found: Architecture,
     dtype: torch.dtype,
     device: Device,
-    later: Sequence[Checkpoint] = (),
+    others: Sequence[Checkpoint] = (),
 ) -> tuple[int, int]:
     """(tokens of one batch, of the longest row): what the device likes and the model takes, less until they fit beside
-    the weights of the models that are loaded later.
+    the weights of the others.
 
-    Raises ConfigError where a row of LEAST_TOKENS does not.
+    Raises NoRoom where a row of LEAST_TOKENS does not.
     """
-    weights, others = _weight_bytes(checkpoint, dtype), sum(_weight_bytes(one, dtype) for one in later)
+    weights, theirs = _weight_bytes(checkpoint, dtype), sum(_weight_bytes(one, dtype) for one in others)
     held, longest = sum(device.held()), checkpoint.max_tokens
-    free = device.limit_bytes - held - weights - others
+    free = device.limit_bytes - held - weights - theirs
     while (needed := batch_bytes(found, longest, longest, dtype)) > free:
         if longest <= LEAST_TOKENS:
             what = "its longest input" if longest == checkpoint.max_tokens else f"an input of {longest} tokens"
-            beside = f", what is loaded later {_gib(others)}" if later else ""
-            raise ConfigError(
+            beside = f", the other models {_gib(theirs)}" if others else ""
+            raise NoRoom(
                 f"{checkpoint.name} needs {_gib(weights)} for its weights in {name_of(dtype)} and {_gib(needed)} "
                 f"for {what}{beside}, and this process holds {_gib(held)}: more than DEVICE_MEMORY_FRACTION allows, "
                 f"{device.limit_bytes / device.total_bytes:.2f} x {_gib(device.total_bytes)} on {device.label}."
