@@ -49,7 +49,8 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "texts": {"errors"},
     "verify": {"app", "engine", "settings"} | GROUND,
     "turns": set(),
-    "app": {"", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"} | GROUND,
+    "app": {"", "access", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"}
+    | GROUND,
     "server": {"place"} | GROUND,
     "place": GROUND,
     "keys": GROUND,

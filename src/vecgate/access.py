@@ -21,7 +21,7 @@ Headers = dict[bytes, bytes]
 makes sense (Host, Origin, Content-Length, a key) the joined one then fails its check, which is what two of them deserve.
 """
 
-PROBES = frozenset(("/", "/health", "/health/live", "/health/ready", "/metrics", "/ping"))
+PROBES = frozenset(("/", "/api/v1/live", "/health", "/health/live", "/health/ready", "/metrics", "/ping"))
 """Read with GET, these are answered while all else is shed or drained: they are how that is seen from outside."""
 
 PUBLIC = frozenset(("/", "/docs", "/health", "/health/live", "/health/ready", "/openapi.json", "/ping", "/web"))

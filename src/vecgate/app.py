@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from math import ceil
@@ -12,7 +12,7 @@ import msgspec
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
-from vecgate import __version__, protocols
+from vecgate import __version__, access, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
 from vecgate.core import Checkpoint, Engine, Status
 from vecgate.engine import checkpoint
@@ -24,7 +24,7 @@ from vecgate.guard import Guard
 from vecgate.metrics import Metrics
 from vecgate.protocols import openapi
 from vecgate.server import Life
-from vecgate.settings import NO_MODEL, Settings
+from vecgate.settings import NO_MODEL, Settings, in_force, short
 from vecgate.traces import Traces
 
 FLUSH_S = 0.8
@@ -100,10 +100,18 @@ def create_app(
             lost_lines=lost_lines(),
         )
 
+    work = {path for route in table if route.method == "POST" for path in route.paths}
+
+    def now() -> Mapping[str, Any]:
+        return {"totals": metrics.totals(work, access.PROBES), "in_flight": guard.in_flight, "leaving": guard.draining}
+
+    site = replace(
+        _site(settings, expose, table, lambda length: guard.check_wait(length)),
+        now=now,
+        about=partial(_about, settings, engine),
+    )
     litestar = Litestar(
-        route_handlers=protocols.mount(
-            table, engine, _site(settings, expose, table, lambda length: guard.check_wait(length))
-        ),
+        route_handlers=protocols.mount(table, engine, site),
         exception_handlers={
             HTTPException: partial(_outside_a_route, table, render, protocols.base_finder(table)),
             Exception: _unforeseen,
@@ -130,6 +138,7 @@ def create_app(
         body_memory_bytes=settings.body_memory_bytes,
         max_in_flight=settings.max_in_flight,
         waits_s=lambda length: engine.wait_s(length // BYTES_PER_TOKEN),
+        watching=lambda: len(site.watching),
         retry_after_s=partial(_retry_after_s, engine),
         on_request=metrics.on_request,
         on_shed=metrics.on_shed,
@@ -229,6 +238,15 @@ def _site(
         admit=admit,
         document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
     )
+
+
+def _about(settings: Settings, engine: Engine) -> Mapping[str, Any]:
+    """What the page tells of how the server was set up; no secrets."""
+    folders = engine.folders() if isinstance(engine, LocalEngine) else {}
+    return {
+        "settings": in_force(settings),
+        "folders": {name: short(folder) for name, folder in folders.items()},
+    }
 
 
 def _retry_after_s(engine: Engine) -> int:

@@ -60,6 +60,7 @@ class Guard:
     after the answer, for `linger_s` at most: else granian closes the connection under a client that still writes, which
     may then never see the answer (measured). local: see access.Hosts. rate_limit, key_concurrency: of each key, in
     requests a minute and at once; what is public is not counted. waits_s: of work that goes before a body of so many bytes.
+    watching: how many requests do no more than look on, which take nobody's room.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Guard:
         body_bytes_per_s: int = 64 * 2**10,
         linger_s: float = 2.0,
         waits_s: Callable[[int], float] = lambda _: 0.0,
+        watching: Callable[[], int] = lambda: 0,
         retry_after_s: Callable[[], int] = lambda: 1,
         on_request: OnRequest = lambda *_: None,
         on_shed: Callable[[Shed], None] = lambda _: None,
@@ -99,6 +101,7 @@ class Guard:
         self.body_bytes_per_s = body_bytes_per_s
         self.linger_s = linger_s
         self.waits_s = waits_s
+        self.watching = watching
         self.retry_after_s = retry_after_s
         self.on_request = on_request
         self.on_shed = on_shed
@@ -115,7 +118,7 @@ class Guard:
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._flights) - self.watching()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -223,8 +226,8 @@ class Guard:
             flight.headers += self._rates.told(flight.metered, now_s)
 
     def _check_room(self, length: int) -> None:
-        if len(self._flights) >= self.max_in_flight:
-            raise self._shed("in_flight", f"{len(self._flights)} requests are in flight, the most at once")
+        if self.in_flight >= self.max_in_flight:
+            raise self._shed("in_flight", f"{self.in_flight} requests are in flight, the most at once")
         if self.body_bytes and self.body_bytes + length > self.body_memory_bytes:
             raise self._shed("body_memory", f"Bodies in flight fill {self.body_memory_bytes} bytes, the most at once")
 

@@ -7,7 +7,9 @@ No label comes from a request: routes are templates, models are the served ones'
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections import Counter as Tally
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import psutil
@@ -38,6 +40,30 @@ MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What has been counted since the start, over all models, for who takes differences.
+
+    errors: answers of 400 and more by status, 499 of clients that left. shed: by reason. buckets: requests that took up
+    to each of bounds_s, and all of them last. queue_s: waited by the `waited` rows together.
+    """
+
+    requests: int
+    inputs: int
+    truncated: int
+    tokens: int
+    padded_tokens: int
+    batches: int
+    rows: int
+    waited: int
+    forward_s: float
+    queue_s: float
+    errors: dict[str, int]
+    shed: dict[str, int]
+    buckets: tuple[int, ...]
+    bounds_s: tuple[float, ...] = SECONDS
 
 
 class Process(Collector):
@@ -134,6 +160,33 @@ class Metrics:
             return openmetrics.CONTENT_TYPE_LATEST, text
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
+    def totals(self, work: Collection[str], quiet: Collection[str]) -> Totals:
+        """The collectors' own sums. work: the routes whose requests count; quiet: those whose errors do not."""
+        errors: Tally[str] = Tally()
+        buckets: Tally[float] = Tally()
+        for labels, count in _samples(self.requests, "_total"):
+            if int(labels["status"]) >= 400 and labels["route"] not in quiet:
+                errors[labels["status"]] += int(count)
+        for labels, count in _samples(self.request_seconds, "_bucket"):
+            if labels["route"] in work:
+                buckets[float(labels["le"])] += int(count)
+        counted = tuple(buckets[bound] for bound in (*SECONDS, float("inf")))
+        return Totals(
+            requests=counted[-1],
+            inputs=int(_sum(self.inputs, "_total")),
+            truncated=int(_sum(self.truncated_inputs, "_total")),
+            tokens=int(_sum(self.tokens, "_total")),
+            padded_tokens=int(_sum(self.padded_tokens, "_total")),
+            batches=int(_sum(self.batch_rows, "_count")),
+            rows=int(_sum(self.batch_rows, "_sum")),
+            waited=int(_sum(self.queue_seconds, "_count")),
+            forward_s=_sum(self.forward_seconds, "_sum"),
+            queue_s=_sum(self.queue_seconds, "_sum"),
+            errors=dict(errors),
+            shed={labels["reason"]: int(count) for labels, count in _samples(self.shed, "_total")},
+            buckets=counted,
+        )
+
     def _read_engine(self, status: Status) -> None:
         for state in STATES:
             self.state.labels(state).set(status.state == state)
@@ -229,6 +282,18 @@ class Metrics:
 
     def _histogram(self, name: str, told: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(self._named(name, labels), told, labels, buckets=buckets, registry=self.registry)
+
+
+def _samples(collector: Collector, suffix: str) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and value of the collector's samples of that kind."""
+    for family in collector.collect():
+        for sample in family.samples:
+            if sample.name == family.name + suffix:
+                yield sample.labels, sample.value
+
+
+def _sum(collector: Collector, suffix: str) -> float:
+    return sum(value for _, value in _samples(collector, suffix))
 
 
 def _backlog_s(queue: Queue) -> float:

@@ -260,14 +260,19 @@ SITE = Site()
 
 
 def app_of(
-    engine: StubEngine, site: Site = SITE, protocols: Iterable[str] | None = None, *, trusted: bool = True
+    engine: StubEngine,
+    site: Site = SITE,
+    protocols: Iterable[str] | None = None,
+    *,
+    trusted: bool = True,
+    timeout_s: float = 300.0,
 ) -> ASGIApp:
     """The routes of all protocols, or of those named, behind what guard puts before them: a Record in the scope."""
     table = routes() if protocols is None else routes(protocols)
     inner = Litestar(mount(table, engine, site), openapi_config=None, logging_config=None)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["vecgate"] = Record(Call("t"), trusted=trusted)  # type: ignore[typeddict-unknown-key]
+        scope["vecgate"] = Record(Call("t", timeout_s), trusted=trusted)  # type: ignore[typeddict-unknown-key]
         await inner(scope, receive, send)
 
     return app

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -15,11 +16,14 @@ import pytest
 from tests.protocols import stub
 from vecgate import __version__
 from vecgate.core import Embeddings, Memory, Queue, State, Status
-from vecgate.protocols import Site, ops
+from vecgate.protocols import Site, ops, ops_live
 
 OPS = ["vecgate.protocols.ops"]
 PAGES = ("/", "/docs")
-VENDORED = files("vecgate") / "web" / "docs"
+WEB = files("vecgate") / "web"
+VENDORED = WEB / "docs"
+OURS = sorted(entry.name for entry in WEB.iterdir() if entry.is_file() and entry.name != "index.html")
+LOADED = {"text/css", "text/javascript", "image/png", "image/svg+xml"}
 
 
 @dataclass
@@ -33,7 +37,11 @@ class Staged(stub.StubEngine):
 
     def status(self) -> Status:
         found = super().status()
-        models = tuple(replace(card, state="ready" if self.state == "draining" else self.state) for card in found.models) if self.models else ()
+        models = (
+            tuple(replace(card, state="ready" if self.state == "draining" else self.state) for card in found.models)
+            if self.models
+            else ()
+        )
         return replace(
             found,
             state=self.state,
@@ -51,11 +59,20 @@ class Staged(stub.StubEngine):
 
 
 def get(
-    path: str, engine: stub.StubEngine | None = None, method: str = "GET", *, trusted: bool = True, **site: Any
+    path: str,
+    engine: stub.StubEngine | None = None,
+    method: str = "GET",
+    *,
+    trusted: bool = True,
+    timeout_s: float = 300.0,
+    headers: dict[str, str] | None = None,
+    **site: Any,
 ) -> httpx.Response:
+    app = stub.app_of(engine or Staged(), Site(**site), OPS, trusted=trusted, timeout_s=timeout_s)
+
     async def go() -> httpx.Response:
-        async with stub.client_of(stub.app_of(engine or Staged(), Site(**site), OPS, trusted=trusted)) as client:
-            return await client.request(method, path)
+        async with stub.client_of(app) as client:
+            return await client.request(method, path, headers=headers)
 
     return asyncio.run(go())
 
@@ -187,7 +204,9 @@ def test_metrics_and_the_document_are_the_sites() -> None:
     assert (response.headers["content-type"], response.json()) == ("application/json", {"openapi": "3.1.0"})
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/ping", "/docs", "/docs/start.js", "/", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/health/live", "/ping", "/docs", "/docs/start.js", "/", "/web/page.js", "/openapi.json"]
+)
 def test_head_is_get_without_the_body(path: str) -> None:
     whole, head = get(path, document=lambda: b"{}"), get(path, method="HEAD")
     assert (head.status_code, head.content) == (200, b"")
@@ -232,7 +251,9 @@ def test_a_page_is_html_that_may_load_from_here_only(path: str) -> None:
     response = get(path)
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(part.strip().partition(" ")[::2] for part in response.headers["content-security-policy"].split(";"))
-    assert policy["default-src"] == "'self'"
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["base-uri"] == "'none'"
     assert "unsafe" not in response.headers["content-security-policy"]
     assert "http" not in response.headers["content-security-policy"]
     assert policy["frame-ancestors"] == "'none'"
@@ -250,13 +271,14 @@ def test_what_a_page_loads_is_relative_and_there(page: str, prefix: str) -> None
         path = urljoin(f"http://test{prefix}{page}", link).removeprefix(f"http://test{prefix}")
         response = get(path)
         assert response.status_code == 200, path
-        assert response.headers["content-type"].partition(";")[0] in {"text/css", "text/javascript", "image/png"}
+        assert response.headers["content-type"].partition(";")[0] in LOADED
 
 
 @pytest.mark.parametrize("page", ["/", "/docs", "/docs/"])
 def test_where_a_page_leads_is_there(page: str) -> None:
     leads = Links(get(page.rstrip("/") or "/").text).leads
     known = {path for route in ops.ROUTES for path in route.paths} | {"/v1/models"}
+    leads = [link for link in leads if not link.startswith("#")]
     assert {urljoin(f"http://test{page}", link).removeprefix("http://test") for link in leads} <= known
     assert leads
 
@@ -276,9 +298,109 @@ def test_only_files_of_the_table_are_served(name: str) -> None:
     assert b"import" not in response.content
 
 
-def test_files_are_cached_and_pages_are_not() -> None:
-    assert get("/docs/swagger-ui-bundle.js").headers["cache-control"] == "public, max-age=3600"
-    assert get("/docs").headers["cache-control"] == "no-cache"
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/swagger-ui-bundle.js", "/web/page.js", "/web/page.css"])
+def test_a_file_is_asked_for_each_time_and_sent_once(path: str) -> None:
+    whole = get(path)
+    assert whole.headers["cache-control"] == "no-cache"
+    tag = whole.headers["etag"]
+    for known in (tag, f'"other", W/{tag}'):
+        again = get(path, headers={"if-none-match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert again.headers["content-security-policy"] == whole.headers["content-security-policy"]
+    assert get(path, headers={"if-none-match": '"other"'}).content == whole.content
+
+
+def test_each_file_of_the_page_is_served_as_what_it_is() -> None:
+    kinds = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
+    assert {"page.js", "page.css", "icon.svg"} <= set(OURS)
+    for name in OURS:
+        response = get(f"/web/{name}")
+        assert (response.status_code, response.headers["content-type"]) == (200, kinds[name.rpartition(".")[2]])
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "unsafe" not in response.headers["content-security-policy"]
+
+
+def test_the_page_loads_modules_that_are_there_and_nothing_from_elsewhere() -> None:
+    scripts = {name: (WEB / name).read_text() for name in OURS if name.endswith(".js")}
+    needed = {found for text in scripts.values() for found in re.findall(r'from "\./([^"]+)"', text)}
+    assert needed | {"page.js"} == set(scripts)
+    addresses = {found for name in OURS for found in re.findall(r"https?://[^\s\"'`)]+", (WEB / name).read_text())}
+    assert addresses == {"http://www.w3.org/2000/svg"}
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "docs", "%2e%2e", "..%2fcore.py", "docs%2fstart.js", "%00", "page.js%00"]
+)
+def test_the_page_has_no_other_files(name: str) -> None:
+    assert get(f"/web/{name}").status_code == 404
+
+
+# the page's own routes
+
+
+COUNTED = {"in_flight": 3, "leaving": False, "totals": {"requests": 7}}
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    found = [json.loads(event.removeprefix("data: ")) for event in response.text.split("\n\n") if event]
+    assert all(isinstance(event, dict) for event in found)
+    return found
+
+
+def test_the_stream_tells_the_state_and_what_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([COUNTED, COUNTED, {**COUNTED, "leaving": True}])
+    monkeypatch.setattr(ops_live, "TICK_S", 0.0)
+    watching: set[object] = set()
+    response = get("/api/v1/live", now=lambda: next(readings), watching=watching)
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["cache-control"] == "no-store"
+    first, second, last = events(response)
+    assert (first["status"], first["in_flight"], first["totals"]) == ("ok", 3, {"requests": 7})
+    assert first["queue"] == {"items": 3, "tokens": 500, "tokens_per_s": 1e4, "wait_s": 0.0}
+    assert first["batch_tokens"] == {"org/stub-embed": [1024, None]}
+    assert first["process"]["memory_bytes"] > 1_000_000
+    assert first["device_memory"]["active_bytes"] == 100
+    assert (second["leaving"], last["leaving"]) == (False, True)
+    assert watching == set()
+
+
+def test_the_stream_ends_while_the_server_leaves() -> None:
+    (only,) = events(get("/api/v1/live", Staged(state="draining"), now=lambda: COUNTED))
+    assert only["status"] == "draining"
+
+
+def test_the_stream_ends_before_the_deadline_would_break_it_off() -> None:
+    (only,) = events(get("/api/v1/live", timeout_s=1.5, now=lambda: COUNTED))
+    assert only["totals"] == {"requests": 7}
+
+
+def test_the_streams_are_bounded_in_number() -> None:
+    watching: set[object] = set(range(ops_live.STREAMS))
+    response = get("/api/v1/live", watching=watching)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "10")
+    assert str(ops_live.STREAMS) in response.json()["message"]
+    assert watching == set(range(ops_live.STREAMS))
+
+
+def test_head_of_the_stream_opens_none() -> None:
+    watching: set[object] = set()
+    head = get("/api/v1/live", method="HEAD", watching=watching)
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "text/event-stream")
+    assert watching == set()
+
+
+def test_the_page_is_told_of_models_and_settings() -> None:
+    response = get("/api/v1/about", about=lambda: {"settings": [], "folders": {"org/stub-embed": "~/models/stub"}})
+    body = response.json()
+    assert response.headers["cache-control"] == "no-store"
+    assert (body["version"], body["folders"]) == (__version__, {"org/stub-embed": "~/models/stub"})
+    (model,) = body["models"]
+    assert (model["name"], model["normalize"], model["prompts"], model["batch_tokens"]) == (
+        "org/stub-embed",
+        True,
+        {},
+        1024,
+    )
 
 
 def test_the_files_of_others_are_as_shipped() -> None:

@@ -87,7 +87,8 @@ class Expecting(msgspec.Struct, kw_only=True):
 class Site:
     """What a protocol may know of the server beside the engine: limits, defaults and the texts of the ops routes.
 
-    admit: raises Overloaded where a call with a body of so many bytes would wait in vain.
+    admit: raises Overloaded where a call with a body of so many bytes would wait in vain. now: what the page watches of
+    requests and batches. about: what it tells of the settings. watching: one entry for each stream that is open.
     """
 
     max_inputs: int = 2048
@@ -103,13 +104,16 @@ class Site:
     metrics: Callable[[str], tuple[str, bytes]] = lambda _accept: ("text/plain", b"")
     admit: Callable[[int], None] = lambda _length: None
     document: Callable[[], bytes] = lambda: b"{}"
+    now: Callable[[], Mapping[str, Any]] = dict
+    about: Callable[[], Mapping[str, Any]] = dict
+    watching: set[object] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's, `accept` the header.
 
-    trusted: see core.Record; a public route must not tell others more than they need.
+    trusted: see core.Record; a public route must not tell others more than they need. known: the tags of If-None-Match.
     """
 
     engine: Engine
@@ -119,6 +123,7 @@ class Ask:
     parameters: Mapping[str, str]
     trusted: bool = True
     accept: str = ""
+    known: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +274,14 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
                 body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
                 site.admit(len(raw))
             call = _call(record.call, scope, body)
-            ask = Ask(engine, site, call, body, _parameters(scope), record.trusted, _header_of(scope, b"accept") or "")
+            accept, known = (_header_of(scope, name) or "" for name in (b"accept", b"if-none-match"))
+            ask = Ask(engine, site, call, body, _parameters(scope), record.trusted, accept, known)
             answer = await route.handle(ask)
             if isinstance(answer.body, bytes):
                 await _send(send, answer, answer.body, record, with_body=asked != "HEAD")
+            elif asked == "HEAD":
+                await answer.body.aclose()
+                await _send(send, answer, b"", record, with_body=False)
             else:
                 await _stream(send, answer, answer.body, record, route.render)
         except VecgateError as error:
@@ -417,7 +426,8 @@ def _header(value: str) -> str:
 
 
 async def _send(send: Send, answer: Answer, body: bytes, record: Record, *, with_body: bool) -> None:
-    headers = {"content-type": answer.media_type, "content-length": str(len(body)), **answer.headers}
+    length = {} if answer.status == 304 else {"content-length": str(len(body))}
+    headers = {"content-type": answer.media_type, **length, **answer.headers}
     if answer.applied is not None:
         headers |= headers_of(answer.applied, answer.encode_s)
         _note(record, answer.applied)

@@ -6,7 +6,6 @@ Reads the engine's status and never asks it for a row, so that a probe costs not
 from __future__ import annotations
 
 import time
-from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -14,38 +13,15 @@ import psutil
 
 from vecgate import __version__
 from vecgate.core import ModelCard, Status
-from vecgate.errors import NotFound
 from vecgate.protocols import Answer, Ask, Route
+from vecgate.protocols.ops_live import stream
+from vecgate.protocols.ops_pages import asset, docs, docs_asset, index
 from vecgate.protocols.plain import render
 
 RETRY_AFTER_S = 5
 """What a probe that is not ready is told to wait: a small model loads within it."""
 SAMPLE_S = 1.0
 """CPU shares are deltas; probes closer together than this share one sample, else they would read noise."""
-
-PAGE_HEADERS = {
-    # data: is for the icons in Swagger UI's style sheet.
-    "content-security-policy": (
-        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-ASSET_TYPES = {
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-    "start.js": "text/javascript; charset=utf-8",
-    "swagger-ui.css": "text/css; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "favicon-32x32.png": "image/png",
-    "LICENSE": "text/plain; charset=utf-8",
-    "NOTICE": "text/plain; charset=utf-8",
-    "swagger-ui-bundle.js.LICENSE.txt": "text/plain; charset=utf-8",
-}
-_web = files("vecgate") / "web"
-PAGES = {name: (_web / name).read_bytes() for name in ("index.html", "docs/index.html")}
-ASSETS = {name: (_web / "docs" / name).read_bytes() for name in ASSET_TYPES}
-"""Read once; a request can name nothing else, so there is no path to climb out of."""
 
 
 class Process(msgspec.Struct, kw_only=True):
@@ -223,20 +199,31 @@ async def document(ask: Ask) -> Answer:
     return Answer(ask.site.document(), headers={"cache-control": "no-cache"})
 
 
-async def docs(_ask: Ask) -> Answer:
-    return _page("docs/index.html")
+async def watch(ask: Ask) -> Answer:
+    return stream(ask, lambda: _now(ask))
 
 
-async def index(_ask: Ask) -> Answer:
-    return _page("index.html")
+async def about(ask: Ask) -> Answer:
+    found = {"version": __version__, "models": ask.engine.status().models, **ask.site.about()}
+    return Answer(msgspec.json.encode(found), headers=_fresh())
 
 
-async def asset(ask: Ask) -> Answer:
-    name = ask.parameters["asset"]
-    if name not in ASSETS:
-        raise NotFound("There is no such file; the page is /docs.")
-    headers = {**PAGE_HEADERS, "cache-control": "public, max-age=3600"}
-    return Answer(ASSETS[name], media_type=ASSET_TYPES[name], headers=headers)
+def _now(ask: Ask) -> tuple[dict[str, Any], bool]:
+    """One reading, and whether it is the last."""
+    status, counted = ask.engine.status(), ask.site.now()
+    process, machine = _load.read()
+    reading = {
+        "status": word(status),
+        "uptime_s": status.uptime_s,
+        "queue": status.queue,
+        "busy_s": status.busy_s,
+        "batch_tokens": {card.name: (card.batch_tokens, card.batch_tokens_now) for card in status.models},
+        "process": process,
+        "machine": machine,
+        "device_memory": status.memory,
+        **counted,
+    }
+    return reading, status.state == "draining" or counted.get("leaving", False)
 
 
 def _told(status: Status, found: str) -> Health:
@@ -277,11 +264,6 @@ def _fresh() -> dict[str, str]:
     return {"cache-control": "no-store"}
 
 
-def _page(name: str) -> Answer:
-    headers = {**PAGE_HEADERS, "cache-control": "no-cache"}
-    return Answer(PAGES[name], media_type="text/html; charset=utf-8", headers=headers)
-
-
 def _route(paths: tuple[str, ...], handle: Any, summary: str, **more: Any) -> Route:
     return Route(method="GET", paths=paths, handle=handle, render=render, summary=summary, **more)
 
@@ -299,6 +281,9 @@ ROUTES = (
     # The second path of the two is where a relative link leads from /docs/, the page's address with a slash.
     _route(("/openapi.json", "/docs/openapi.json"), document, "This document.", documented=False),
     _route(("/docs",), docs, "The API's pages.", documented=False),
-    _route(("/docs/{asset:str}", "/docs/docs/{asset:str}"), asset, "A file of the API's pages.", documented=False),
+    _route(("/docs/{asset:str}", "/docs/docs/{asset:str}"), docs_asset, "A file of the API's pages.", documented=False),
     _route(("/",), index, "The page.", media_type="text/html"),
+    _route(("/web/{asset:str}",), asset, "A file of the page.", documented=False),
+    _route(("/api/v1/live",), watch, "What the page watches, as server-sent events.", documented=False),
+    _route(("/api/v1/about",), about, "What the page tells of models and settings.", documented=False),
 )
