@@ -565,21 +565,68 @@ def test_a_reranker_alone_may_be_given_a_name(tmp_path: Path) -> None:
         assert [card.name for card in engine.status().models] == ["court"]
 
 
+SEVERAL = "small, other"
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
         ({"MODEL_NAME": "none"}, "CROSS_ENCODER_MODEL is not set"),
-        ({"MODEL_NAME": "judge", "CROSS_ENCODER_MODEL": "other"}, "'judge' is a reranker"),
+        ({"MODEL_NAME": "small, none"}, "MODEL_NAME is small, none; allowed: models, or none alone"),
+        ({"MODEL_NAME": "small, in/small"}, "small and in/small would both be served as 'small'"),
+        ({"MODEL_NAME": "judge", "CROSS_ENCODER_MODEL": "judge"}, "judge and judge would both be served as 'judge'"),
+        (
+            {"MODEL_NAME": SEVERAL, "VECGATE_POOLING": "cls"},
+            r"VECGATE_POOLING is about one .* holds 2 \(small, other\)",
+        ),
+        ({"MODEL_NAME": SEVERAL, "VECGATE_TASK": "embed"}, "VECGATE_TASK is about one model"),
+        ({"MODEL_NAME": SEVERAL, "VECGATE_PROMPTS": "query=q"}, "VECGATE_PROMPTS is about one model"),
+        ({"MODEL_NAME": SEVERAL, "VECGATE_SERVED_NAME": "it"}, "VECGATE_SERVED_NAME is about one model"),
+        (
+            {"MODEL_NAME": "none", "CROSS_ENCODER_MODEL": "judge, court", "VECGATE_SERVED_NAME": "it"},
+            "VECGATE_SERVED_NAME is about one model, and CROSS_ENCODER_MODEL holds 2",
+        ),
     ],
 )
-def test_what_serves_nothing_or_two_rerankers_is_refused(
+def test_what_can_not_be_served_together_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: dict[str, str], words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("judge", "other"):
+    for name in ("judge", "court"):
         small.folder(tmp_path / name, "rerank")
+    for name in ("small", "other", "in/small"):
+        small.folder(tmp_path / name)
     with pytest.raises(ConfigError, match=words):
         build_engine(load({}, {"BACKEND": "fake", **names}, tmp_path))
+
+
+def test_several_models_are_served_by_name_and_the_first_of_a_task_without_one(tmp_path: Path) -> None:
+    wide, judge, court = tmp_path / "wide", tmp_path / "judge", tmp_path / "court"
+    small.folder(wide, dimensions=24)
+    for folder in (judge, court):
+        small.folder(folder, "rerank")
+    names = {"MODEL_NAME": f"{tmp_path / 'small'}, {judge}, {wide}", "CROSS_ENCODER_MODEL": str(court)}
+    small.folder(tmp_path / "small")
+    with Whole(tmp_path, **names) as app:
+        listed = app.get("/v1/models").json()["data"]
+        assert [card["id"] for card in listed if card["id"] == card["root"]] == ["small", "judge", "wide", "court"]
+
+        def answered(path: str, body: dict[str, Any]) -> str:
+            answer = app.post(path, body)
+            assert answer.status_code == 200
+            return str(answer.headers["x-vecgate-model"])
+
+        rank = {"query": "a cat", "documents": ["a", "cat"]}
+        assert answered("/v1/embeddings", {"input": "a"}) == "small"
+        assert answered("/v1/embeddings", {"input": "a", "model": "wide:query"}) == "wide"
+        assert answered("/v2/rerank", rank) == "judge"
+        assert answered("/v2/rerank", {**rank, "model": "court"}) == "court"
+        assert answered("/v2/rerank", {**rank, "model": "wide"}) == "wide"
+        unknown = app.post("/v1/embeddings", {"input": "a", "model": "gpt"})
+        assert "these do: small, judge, wide, court" in told(unknown)
+        metrics = app.get("/metrics").text
+        assert 'vecgate_model_state{model="court",state="ready",task="rerank"} 1.0' in metrics
+        assert 'vecgate_model_state{model="court",state="unloaded",task="rerank"} 0.0' in metrics
 
 
 def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> None:
@@ -609,7 +656,7 @@ def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> No
 
 
 def test_two_models_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first leaves room for the second; where both do not fit, the first says so."""
+    """The first leaves room for the second; where both do not fit, the first serves and the second says so."""
     small.folder(tmp_path / "small")
     judge = small.folder(tmp_path / "judge", "rerank")
     save_file({"weight": np.zeros(2_500, np.float32)}, judge / "model.safetensors")
@@ -619,4 +666,8 @@ def test_two_models_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with Whole(tmp_path, None, **names) as app:
             told = app.get("/health").json()
             assert told["status"] == state
-    assert "what is loaded later" in told["error"]
+            states = [card["state"] for card in told["models"]]
+            assert app.post("/v1/embeddings", {"input": "a"}).status_code == 200
+    assert states == ["ready", "failed"]
+    assert told["error"].startswith("There is no room for judge beside the others: small needs 0 bytes for its weights")
+    assert ", the other models 10000: more than DEVICE_MEMORY_FRACTION allows, 12000" in told["error"]

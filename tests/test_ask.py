@@ -76,7 +76,7 @@ def rows(*texts: str, **options: Any) -> np.ndarray:
     """What the engine itself says."""
 
     async def embed() -> np.ndarray:
-        engine = build_engine(Settings(backend="fake", model_name="./small"))
+        engine = build_engine(Settings(backend="fake", models=("./small",)))
         engine.start()
         await engine.settled()
         try:

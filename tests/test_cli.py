@@ -198,7 +198,7 @@ def test_serve_says_where_it_listens_and_what_is_dangerous(
     monkeypatch.setattr(server, "run", run)
     settings = Settings(
         backend="fake",
-        model_name=str(small.folder(folder / "small")),
+        models=(str(small.folder(folder / "small")),),
         host=host,
         log_format="console",
         allowed_hosts=("*",),

@@ -27,7 +27,13 @@ BY_KEY = {setting.key: setting for setting in SETTINGS}
 WRONG_COUNT = (["0", "-1", "1.5", "many", "1_000"], ["0", '"5"', "1.0", "true", "[1]"])
 SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str]]] = {
     "backend": (["torch", "MLX"], ["torch", "mlx"], ['"torch"', '"MLX"'], ["cuda", "torch,mlx"], ['"cuda"', "1"]),
-    "model_name": (["org/m", "./m"], ["org/m", "./m"], ['"org/m"', '"./m"'], ["a\nb", "a\x00"], ['""', "1", '["a"]']),
+    "model_name": (
+        ["org/m", "./m, b"],
+        [("org/m",), ("./m", "b")],
+        ['"org/m"', '["./m", "b"]'],
+        ["a\nb", "a\x00", ",", "[1]", '["a"'],
+        ['""', "1", "[]", "[1]"],
+    ),
     "mlx_model_path": (["./a", "b"], ["./a", "b"], ['"./a"', '"b"'], ["a\nb"], ["1", "true"]),
     "task": (["rerank", "EMBED"], ["rerank", "embed"], ['"rerank"', '"EMBED"'], ["score"], ['"score"', "1", '""']),
     "pooling": (["last", "Mean"], ["last", "mean"], ['"last"', '"Mean"'], ["lasttoken", "cls,mean"], ['"x"', "1"]),
@@ -40,7 +46,13 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     ),
     "allow_pickle": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
     "ignore_code": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),
-    "cross_encoder_model": (["org/r", "r"], ["org/r", "r"], ['"org/r"', '"r"'], ["a\nb"], ["1", "{}"]),
+    "cross_encoder_model": (
+        ["org/r", '["r", "b,c"]'],
+        [("org/r",), ("r", "b,c")],
+        ['"org/r"', '["r", "b,c"]'],
+        ["a\nb", "[1]"],
+        ["1", "{}", "[1]"],
+    ),
     "served_name": (["one", "two"], ["one", "two"], ['"one"', '"two"'], ["a\nb"], ["1"]),
     "aliases": (
         ["text-embedding-3-small = minilm, dimensions=256; rerank-v3.5=org/R", '{"a": "b:query"}'],
@@ -84,6 +96,7 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
     "device_memory_fraction": (["1", "0.25"], [1.0, 0.25], ["1", "0.25"], ["0", "1.1", "80%"], ["0", "1.01", '"1"']),
     "dtype": (["bfloat16", "Float32"], ["bfloat16", "float32"], ['"bfloat16"', '"Float32"'], ["int8"], ['"int8"', "1"]),
     "verify": (["off", "FULL"], ["off", "full"], ['"off"', '"FULL"'], ["on", "quick,full"], ['"yes"', "true"]),
+    "idle_unload": (["5", "0.5"], [5.0, 0.5], ["5", "0.5"], ["-1", "10081", "5m", "nan"], ["-1", '"5"', "true"]),
     "truncate": (
         ["refuse", "START"],
         ["refuse", "start"],
@@ -183,7 +196,7 @@ def quoted(text: str) -> str:
 def test_defaults(folder: Folder) -> None:
     loaded = folder.load()
     assert replace(loaded, cache_dir=Settings().cache_dir, tiktoken_dir=None) == Settings()
-    assert (Settings().host, Settings().port, Settings().model_name) == ("127.0.0.1", 9000, "minilm")
+    assert (Settings().host, Settings().port, Settings().models) == ("127.0.0.1", 9000, ("minilm",))
 
 
 def test_folders_follow_the_home_and_each_other(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +456,7 @@ class TestDotenv:
         )
         assert folder.load() == replace(
             load({}, {}, Path("/nowhere")),
-            model_name="mlx-community/Qwen3-Embedding-4B-4bit-DWQ",
+            models=("mlx-community/Qwen3-Embedding-4B-4bit-DWQ",),
             host="0.0.0.0",
             allowed_hosts=("*",),
             allowed_origins=("*",),
@@ -456,7 +469,7 @@ class TestDotenv:
     def test_nothing_is_interpolated(self, folder: Folder) -> None:
         folder.write(".env", "VECGATE_API_KEY=a${HOME}$b\nMODEL_NAME=${PORT}\n")
         loaded = folder.load(HOME="/root")
-        assert (loaded.api_key, loaded.model_name) == (("a${HOME}$b",), "${PORT}")
+        assert (loaded.api_key, loaded.models) == (("a${HOME}$b",), ("${PORT}",))
 
     @pytest.mark.parametrize("line", ['VECGATE_API_KEY="hunter2', "A=1\nVECGATE_API_KEY='hunter2\n", 'PORT="1" 2'])
     def test_a_broken_line_of_ours_is_refused(self, folder: Folder, line: str) -> None:
@@ -512,7 +525,7 @@ class TestFlags:
         assert self.parse() == {}
         assert self.parse("--debug", "--config", "a.toml", "--reranker", "r") == {
             "config": "a.toml",
-            "cross_encoder_model": "r",
+            "cross_encoder_model": ["r"],
         }
 
     def test_lists_may_repeat(self, folder: Folder) -> None:
@@ -525,11 +538,11 @@ class TestFlags:
 
     def test_an_empty_flag_clears_what_may_be_absent_and_nothing_else(self, folder: Folder) -> None:
         cleared = folder.load(
-            {"cross_encoder_model": "", "allowed_hosts": [""]}, CROSS_ENCODER_MODEL="r", ALLOWED_HOSTS="a"
+            {"cross_encoder_model": [""], "allowed_hosts": [""]}, CROSS_ENCODER_MODEL="r", ALLOWED_HOSTS="a"
         )
-        assert (cleared.cross_encoder_model, cleared.allowed_hosts) == (None, ())
+        assert (cleared.rerankers, cleared.allowed_hosts) == ((), ())
         assert folder.refusal({"port": ""}).startswith("--port is ''; allowed: a whole number")
-        assert folder.refusal({"model_name": ""}).startswith("--model is ''")
+        assert folder.refusal({"model_name": [""]}).startswith("--model is ''")
 
     def test_values_of_their_own_type(self, folder: Folder) -> None:
         assert folder.load({"port": 1, "reload": False, "batch_size": None}).port == 1

@@ -125,6 +125,8 @@ def test_model_name(tmp_path: Path) -> None:
     assert models(tmp_path, MODEL_NAME=str(other)) == ["other"]
     assert rows(tmp_path).shape == (2, 8)
     assert rows(tmp_path, MODEL_NAME=str(other)).shape == (2, 24)
+    assert models(tmp_path, MODEL_NAME=f"{other}, {tmp_path / 'small'}") == ["other", "small"]
+    assert rows(tmp_path, MODEL_NAME=f"{other}, {tmp_path / 'small'}").shape == (2, 24)
 
 
 def test_mlx_model_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +146,20 @@ def test_cross_encoder_model(tmp_path: Path) -> None:
     assert models(tmp_path, CROSS_ENCODER_MODEL=judge) == ["small", "judge"]
     assert post(tmp_path, "/rerank", body).json()["method"] == "similarity"
     assert post(tmp_path, "/rerank", body, CROSS_ENCODER_MODEL=judge).json()["method"] == "cross-encoder"
+    court = str(small.folder(tmp_path / "court", "rerank"))
+    assert models(tmp_path, CROSS_ENCODER_MODEL=f"{court}, {judge}") == ["small", "court", "judge"]
+
+
+def test_idle_unload(tmp_path: Path) -> None:
+    def state(**names: str) -> tuple[str, str]:
+        with Whole(tmp_path, **names) as app:
+            app.run(asyncio.sleep(0.01))
+            told = app.get("/health").json()
+            assert app.post("/v1/embeddings", {"input": "a cat"}).status_code == 200
+            return told["status"], told["models"][0]["state"]
+
+    assert state() == ("ok", "ready")
+    assert state(VECGATE_IDLE_UNLOAD="0.00001") == ("ok", "unloaded")
 
 
 def told(folder: Path, **changes: Any) -> str:

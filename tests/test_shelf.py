@@ -58,7 +58,7 @@ def test_models_of_the_cache_are_told_apart(settings: Settings, hub: list[Cached
     hub.append(Cached("org/judge", "b" * 40, small.folder(tmp_path / "judge", "rerank"), 999))
     (tmp_path / "none").mkdir()
     hub.append(Cached("org/none", "c" * 40, tmp_path / "none", 0))
-    rows = {row[0]: row[1:] for row in table(replace(settings, model_name="Org/Small"))}
+    rows = {row[0]: row[1:] for row in table(replace(settings, models=("Org/Small",)))}
     assert rows["org/small*"] == ["embed", "bert", "1.23 MB", "fake", "hub cache@aaaaaaaa"]
     assert rows["org/judge"] == ["rerank", "bert", "999 B", "fake", "hub cache@bbbbbbbb"]
     assert rows["org/none"][:4] == ["-", "-", "0 B", "-"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from math import ceil
@@ -76,6 +76,8 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
         on_batch=metrics.on_batch if metrics else None,
         cache=settings.cache_dir.expanduser(),
         verify=settings.verify,
+        idle_unload_min=settings.idle_unload_min,
+        on_shed=partial(metrics.on_shed, "queue") if metrics else lambda: None,
     )
 
 
@@ -148,34 +150,63 @@ def create_app(
 
 
 def _models(settings: Settings) -> list[Model]:
-    """MODEL_NAME's, whose files say whether it embeds or reranks, and CROSS_ENCODER_MODEL's; one of them at least."""
+    """MODEL_NAME's, whose files say whether they embed or rerank, then CROSS_ENCODER_MODEL's; one of them at least."""
     require_one(settings.backend)
-    models = [] if settings.model_name.casefold() == NO_MODEL else [_main(settings)]
-    reranker = settings.cross_encoder_model
-    if models and reranker and models[0].checkpoint.task == "rerank":
-        raise ConfigError(
-            f"MODEL_NAME {models[0].name!r} is a reranker, and CROSS_ENCODER_MODEL {reranker!r} another one; allowed: one."
-        )
-    if not models and (settings.task or settings.pooling or settings.prompts):
+    names = [name for name in settings.models if name.casefold() != NO_MODEL]
+    if len(names) > 1:
+        _check_alone(settings, "MODEL_NAME", names)
+    if names and len(names) < len(settings.models):
+        raise ConfigError(f"MODEL_NAME is {', '.join(settings.models)}; allowed: models, or none alone.")
+    if not names and (settings.task or settings.pooling or settings.prompts):
         raise ConfigError(
             "VECGATE_TASK, VECGATE_POOLING and VECGATE_PROMPTS are about MODEL_NAME, which is none: a reranker that needs "
             "them is served as MODEL_NAME."
         )
-    if reranker:
-        alone = replace(settings, task="rerank", pooling=None, prompts=())
-        models.append(_model(alone, reranker, served_name=None if models else settings.served_name))
-    if not models:
+    if not names and len(settings.rerankers) > 1:
+        _check_alone(settings, "CROSS_ENCODER_MODEL", settings.rerankers)
+    if not names and not settings.rerankers:
         raise ConfigError("MODEL_NAME is none and CROSS_ENCODER_MODEL is not set; allowed: none beside a reranker.")
+    models = [_named(settings, name) for name in names]
+    alone = replace(settings, task="rerank", pooling=None, prompts=())
+    models += [_model(alone, name, served_name=None if names else settings.served_name) for name in settings.rerankers]
+    _check_names([*names, *settings.rerankers], models)
     return models
 
 
-def _main(settings: Settings) -> Model:
-    """MLX_MODEL_PATH where MLX is what serves it, else MODEL_NAME."""
+def _check_alone(settings: Settings, variable: str, names: Sequence[str]) -> None:
+    """Raises ConfigError where a setting is about one model and there are more."""
+    about_one = {
+        "VECGATE_TASK": settings.task,
+        "VECGATE_POOLING": settings.pooling,
+        "VECGATE_PROMPTS": settings.prompts,
+        "VECGATE_SERVED_NAME": settings.served_name,
+        "MLX_MODEL_PATH": settings.mlx_model_path and mlx_possible(settings.backend),
+    }
+    for name, value in about_one.items():
+        if value:
+            raise ConfigError(
+                f"{name} is about one model, and {variable} holds {len(names)} ({', '.join(names)}): which is meant can't "
+                "be said, so leave it out, or serve that model by a vecgate of its own."
+            )
+
+
+def _check_names(asked: Sequence[str], models: Sequence[Model]) -> None:
+    """Raises ConfigError where two models would answer to one name."""
+    known: dict[str, str] = {}
+    for name, model in zip(asked, models):
+        if model.name.casefold() in known:
+            other = known[model.name.casefold()]
+            raise ConfigError(f"{other} and {name} would both be served as {model.name!r}: rename the folder of one.")
+        known[model.name.casefold()] = name
+
+
+def _named(settings: Settings, name: str) -> Model:
+    """MLX_MODEL_PATH where MLX is what serves it, else the model of that name."""
     if settings.mlx_model_path and mlx_possible(settings.backend):
         model = _model(settings, settings.mlx_model_path, served_name=settings.served_name)
         if model.backend_name == "mlx":
             return model
-    return _model(settings, settings.model_name, served_name=settings.served_name)
+    return _model(settings, name, served_name=settings.served_name)
 
 
 def _model(settings: Settings, name: str, *, served_name: str | None) -> Model:

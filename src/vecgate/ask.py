@@ -145,7 +145,8 @@ class Embedding:
         with _opened(self._source, measured=self._form == "npy") as (stream, read):
             if read.rows == 0:
                 raise CommandError(f"There is nothing to embed in {self._source.name}.")
-            engine = None if self._wish.url else build_engine(self._settings)  # here, where Ctrl-C ends a download
+            alone = replace(self._settings, models=self._settings.models[:1])
+            engine = None if self._wish.url else build_engine(alone)  # here, where Ctrl-C ends a download
             try:
                 return asyncio.run(self._run(stream, read, engine, progress))
             except KeyboardInterrupt:
@@ -223,9 +224,10 @@ def rerank(
     if not documents:
         raise CommandError(f"There is no document to rank in {source.name}.")
     next(texts.of([query]))  # refuses what is no text
-    if settings.cross_encoder_model and method in ("auto", "cross-encoder"):
+    settings = replace(settings, models=settings.models[:1], rerankers=settings.rerankers[:1])
+    if settings.rerankers and method in ("auto", "cross-encoder"):
         # the embedding model has no part in it, nor has what is said of it
-        settings = replace(settings, model_name=NO_MODEL, served_name=None, task=None, pooling=None, prompts=())
+        settings = replace(settings, models=(NO_MODEL,), served_name=None, task=None, pooling=None, prompts=())
     engine = None if wish.url else build_engine(settings)
 
     async def ask() -> Ranked:

@@ -224,8 +224,7 @@ def _rerank(arguments: argparse.Namespace) -> int:
     settings, source = _settings(arguments), _source(arguments, arguments.documents, "to rank")
     form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}, "text")
     _apart(source, target)
-    named = arguments.url and getattr(arguments, "cross_encoder_model", None)
-    wish = ask.Wish(url=arguments.url, model=named or _named(arguments))
+    wish = ask.Wish(url=arguments.url, model=_named(arguments, "cross_encoder_model") or _named(arguments))
     ranked, documents = ask.rerank(
         settings, arguments.query, source, wish, method=arguments.method, top_n=arguments.top_n
     )
@@ -239,9 +238,13 @@ def _rerank(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _named(arguments: argparse.Namespace) -> str | None:
-    """The model a server is asked for: only a flag names it, since MODEL_NAME is what this machine serves."""
-    return getattr(arguments, "model_name", None) if arguments.url else None
+def _named(arguments: argparse.Namespace, key: str = "model_name") -> str | None:
+    """The model a server is asked for: only a flag names it, since MODEL_NAME is what this machine serves. Raises
+    ConfigError for several, here too."""
+    names: Sequence[str] = getattr(arguments, key, None) or ()
+    if len(names) > 1:
+        raise ConfigError(f"vecgate {arguments.command} takes one model, and the flags name {' and '.join(names)}.")
+    return names[0] if names and arguments.url else None
 
 
 def _source(arguments: argparse.Namespace, given: Sequence[str], purpose: str) -> ask.Source:

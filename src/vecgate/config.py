@@ -76,6 +76,8 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, Found]:
 
 def _joined(setting: Setting, given: Found) -> Found:
     """One list or table out of a flag that was given several times, each time with one or more items."""
+    if len(given.raw) == 1:
+        return Found(given.raw[0], given.place)
     if {dict, list} <= set(setting.kind.toml):
         return Found(list(given.raw), given.place, typed=True)
     if dict in setting.kind.toml:

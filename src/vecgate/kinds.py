@@ -223,10 +223,12 @@ def one_of(*choices: str, note: str = "") -> Kind:
     return Kind(f"{', '.join(choices[:-1])} or {choices[-1]}{note}", (str,), read, "NAME")
 
 
-def list_of(allowed: str, item: Callable[[str], str], metavar: str, *, star: bool = False) -> Kind:
-    """Several of `item`, as JSON, with commas or as a TOML array; `star`: * is an item too."""
+def list_of(allowed: str, item: Callable[[str], str], metavar: str, *, star: bool = False, some: bool = False) -> Kind:
+    """Several of `item`, as JSON, with commas or as a TOML array; `star`: * is an item too; `some`: one at least."""
 
     def read(raw: Any) -> tuple[str, ...]:
-        return tuple(dict.fromkeys("*" if star and each == "*" else item(each) for each in items(raw)))
+        found = tuple(dict.fromkeys("*" if star and each == "*" else item(each) for each in items(raw)))
+        check(len(found) > 0 or not some)
+        return found
 
     return Kind(f"{allowed}; several as a JSON list or with commas", (str, list), read, metavar)

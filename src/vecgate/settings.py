@@ -34,9 +34,9 @@ class Settings:
     """Every setting, checked. The defaults stand here and nowhere else; `SETTINGS` says what each one does."""
 
     backend: BackendName = "auto"
-    model_name: str = "minilm"
+    models: tuple[str, ...] = ("minilm",)
     mlx_model_path: str | None = None
-    cross_encoder_model: str | None = None
+    rerankers: tuple[str, ...] = ()
     task: Task | None = None
     pooling: Pooling | None = None
     prompts: tuple[tuple[str, str], ...] = ()
@@ -62,6 +62,7 @@ class Settings:
     device_memory_fraction: float = 0.8
     dtype: DType = "auto"
     verify: Verify = "quick"
+    idle_unload_min: float = 0.0
     truncate: Truncate = "end"
     token_ids: TokenIds = "auto"
     cache_dir: Path = Path("~/.cache/vecgate")
@@ -178,7 +179,8 @@ ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
 COUNT = whole(1, 1_000_000)
 TOKENS = whole(1, 100_000_000)
 PORT = whole(0, 65535)
-MODEL = Kind("a short name, a hub id or a folder; none where there is a reranker", (str,), kinds.text, "MODEL")
+MODELS = list_of("short names, hub ids or folders; none where there is a reranker", kinds.text, "MODEL", some=True)
+RERANKERS = list_of("short names, hub ids or folders", kinds.text, "MODEL")
 OTHER_MODEL = Kind("a short name, a hub id or a folder", (str,), kinds.maybe, "MODEL")
 NAME = Kind("one line of text", (str,), kinds.maybe, "NAME")
 ALIASES = Kind(
@@ -207,15 +209,18 @@ A_FILE = Kind("a file", (str,), kinds.maybe_folder, "FILE")
 MODE = Kind("octal permissions such as 600 or 660", (int, str), kinds.mode, "MODE")
 FRACTION = number("a number over 0, up to 1", lambda value: 0 < value <= 1, "F")
 DEADLINE = number("seconds, over 0, up to 86400", lambda value: 0 < value <= 86400, "SECONDS")
+MINUTES = number("minutes, from 0 to 10080", lambda value: value <= 10080, "MIN")
 PATIENCE = number("seconds, from 0 to 3600", lambda value: value <= 3600, "SECONDS")
 
 # fmt: off
 SETTINGS: tuple[Setting, ...] = (
     Setting("BACKEND", BACKENDS,
             "What computes: MLX (Apple Silicon) or torch (mps, cuda, cpu); auto is MLX where it can serve the model."),
-    Setting("MODEL_NAME", MODEL, "The embedding model, or a reranker to serve alone.", flag="--model"),
+    Setting("MODEL_NAME", MODELS,
+            "The embedding models, the default one first; or a reranker to serve alone.", "models", "--model"),
     Setting("MLX_MODEL_PATH", OTHER_MODEL, "Replaces MODEL_NAME when the backend is MLX."),
-    Setting("CROSS_ENCODER_MODEL", OTHER_MODEL, "A reranker served beside the embedding model.", flag="--reranker"),
+    Setting("CROSS_ENCODER_MODEL", RERANKERS,
+            "Rerankers served beside the embedding models, the default one first.", "rerankers", "--reranker"),
     Setting("VECGATE_TASK", TASKS,
             "What MODEL_NAME is for, whatever its files say; a causal language model's may not say it.",
             unset="what its files say"),
@@ -260,6 +265,9 @@ SETTINGS: tuple[Setting, ...] = (
             "memory at a cosine of 0.9999 to float32 (all-MiniLM-L6-v2); a CPU without its instructions is slower in it."),
     Setting("VECGATE_VERIFY", PROOFS,
             "What a model must show on its device before it is ready: in under a second, or all that it can by itself."),
+    Setting("VECGATE_IDLE_UNLOAD", MINUTES,
+            "Minutes after which a model that nobody asked for gives its memory back; the next request waits while it is "
+            "loaded again. 0: none does.", "idle_unload_min"),
     Setting("VECGATE_TRUNCATE", CUTS,
             "An input over the model's limit loses its end or its start, which the answer reports, or is refused."),
     Setting("VECGATE_TOKEN_IDS", ID_TABLES, "Whose ids token arrays hold; auto decides once per request or refuses."),

@@ -180,7 +180,7 @@ def as_table(found: Sequence[Entry], settings: Settings) -> str:
     """Columns for a terminal; the default model has a star."""
     rows = [("NAME (* the default)", "TASK", "FAMILY", "SIZE", "BACKEND", "WHERE")]
     for entry in found:
-        star = "*" if settings.model_name.casefold() in map(str.casefold, entry.names) else ""
+        star = "*" if settings.models[0].casefold() in map(str.casefold, entry.names) else ""
         revision = f"@{entry.revision[:8]}" if entry.revision and entry.place == HUB else ""
         where = f"{entry.place}{revision}" if entry.place else f"not here: {entry.note}"
         if entry.place and entry.note and entry.backend is None:

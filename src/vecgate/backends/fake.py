@@ -70,7 +70,9 @@ def load(
     card = BackendCard(
         "fake", "cpu", "float32", width, pad_lengths, min(batch_tokens, room_tokens), checkpoint.weight_bytes
     )
-    return Fake(card, script or Script(), limit_bytes, rerank=checkpoint.task == "rerank", recorded=script is not None)
+    followed = script or Script()
+    followed.closed = False
+    return Fake(card, followed, limit_bytes, rerank=checkpoint.task == "rerank", recorded=script is not None)
 
 
 def _room_tokens(checkpoint: Checkpoint, width: int, limit_bytes: int, others: int) -> int:

@@ -35,6 +35,8 @@ class Names:
     def __init__(self, checkpoints: Iterable[Checkpoint], aliases: Iterable[Alias] = ()) -> None:
         self._models = {checkpoint.name: checkpoint for checkpoint in checkpoints}
         self._known: dict[str, Name] = {}
+        for name in self._models:
+            self._known[name.casefold()] = Name(name)  # before what is short for others
         for checkpoint in self._models.values():
             for name in names_of(checkpoint):
                 self._known.setdefault(name.casefold(), Name(checkpoint.name))
@@ -70,14 +72,16 @@ class Names:
 
     def listed(self) -> list[str]:
         """Every name without a role, the aliases last."""
-        names = dict.fromkeys(name for model in self._models.values() for name in names_of(model))
+        names = dict.fromkeys(name for model in self._models for name in self._own(model))
         return list(names | dict.fromkeys(self._aliases))
+
+    def _own(self, model: str) -> tuple[str, ...]:
+        """The checkpoint's names that mean it: the first model has those that several would have."""
+        return tuple(name for name in names_of(self._models[model]) if self._known[name.casefold()].model == model)
 
     def aliases_of(self, model: str) -> tuple[str, ...]:
         """The names that mean no more than the model, those of the settings last."""
-        return names_of(self._models[model])[1:] + tuple(
-            name for name, meant in self._aliases.items() if meant == Name(model)
-        )
+        return self._own(model)[1:] + tuple(name for name, meant in self._aliases.items() if meant == Name(model))
 
     def virtual_of(self, model: str) -> tuple[VirtualName, ...]:
         """What a list of models shows beside the true name: the roles, then the aliases of the settings."""

@@ -173,7 +173,8 @@ async def health(ask: Ask) -> Answer:
 
 
 async def live(ask: Ask) -> Answer:
-    alive = word(ask.engine.status()) != "failed"
+    status = ask.engine.status()
+    alive = status.alive and (status.state != "failed" or any(card.state != "failed" for card in status.models))
     return _word("alive" if alive else "failed", 200 if alive else 503)
 
 

@@ -88,14 +88,12 @@ def steps(wish: Wish) -> int:
 
 def _each(wish: Wish) -> list[Settings]:
     """Settings of one model each; nothing else is loaded beside it."""
-    alone = replace(wish.settings, cross_encoder_model=None, served_name=None, aliases=(), verify="off")
+    alone = replace(wish.settings, rerankers=(), served_name=None, aliases=(), verify="off")
     if wish.models:
-        return [replace(alone, model_name=name, mlx_model_path=None) for name in wish.models]
-    found = [] if wish.settings.model_name.casefold() == NO_MODEL else [alone]
-    if wish.settings.cross_encoder_model:
-        plain = replace(alone, task="rerank", pooling=None, prompts=(), mlx_model_path=None)
-        found.append(replace(plain, model_name=wish.settings.cross_encoder_model))
-    return found
+        return [replace(alone, models=(name,), mlx_model_path=None) for name in wish.models]
+    found = [replace(alone, models=(name,)) for name in wish.settings.models if name.casefold() != NO_MODEL]
+    plain = replace(alone, task="rerank", pooling=None, prompts=(), mlx_model_path=None)
+    return found + [replace(plain, models=(name,)) for name in wish.settings.rerankers]
 
 
 def _one(wish: Wish, settings: Settings, records: Sequence[Record], tick: Callable[[str], object]) -> Report:
@@ -103,7 +101,7 @@ def _one(wish: Wish, settings: Settings, records: Sequence[Record], tick: Callab
     try:
         found = asyncio.run(_Proof(wish, settings, records, tick).run())
     except (CheckpointError, ConfigError, CommandError, VecgateError) as error:
-        found = Report(settings.model_name, (Check("load", "failed", str(error).rstrip(".")),))
+        found = Report(settings.models[0], (Check("load", "failed", str(error).rstrip(".")),))
     return replace(found, took_s=time.perf_counter() - start_s)
 
 
@@ -368,7 +366,7 @@ class _Proof:
         made = [self._near(dtype, found[dtype], exact, base) for dtype in DTYPE_NAMES if dtype in found]
         if self._wish.against:
             theirs = await self._rows_in(
-                replace(self._settings, model_name=self._wish.against, mlx_model_path=None), [asked[at] for at in few]
+                replace(self._settings, models=(self._wish.against,), mlx_model_path=None), [asked[at] for at in few]
             )
             made.append(
                 Check(self._wish.against, "skipped", theirs)
