@@ -5,6 +5,7 @@ A status of 0 or 1 that comes although the drain may take minutes shows that not
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -90,7 +91,8 @@ async def nothing(_seconds: float) -> None:
 def test_a_port_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
     life = server.Life(leaving=lambda: None, drain=nothing, on_death=lambda _: None)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="is in use"):
+    shared = socket.create_server(("127.0.0.1", 0), reuse_port=True)  # as granian would take it, and share it
+    with shared as taken, pytest.raises(ConfigError, match="is in use"):
         server.run(alive, life, Place("127.0.0.1", taken.getsockname()[1]), 1.0)
 
 
@@ -189,6 +191,20 @@ def test_the_commands_speak_https_to_a_server_whose_root_they_know(tmp_path: Pat
 
 
 # how it ends
+
+
+@pytest.mark.parametrize(("before", "drains"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_terminal_that_closes_is_a_signal_unless_nohup_said_otherwise(before: Any, drains: bool) -> None:
+    async def heard() -> list[bool]:
+        server._on_signals(asyncio.Event(), Place())
+        loop = asyncio.get_running_loop()
+        return [loop.remove_signal_handler(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+    kept = signal.signal(signal.SIGHUP, before)
+    try:
+        assert asyncio.run(heard()) == [True, True, drains]
+    finally:
+        signal.signal(signal.SIGHUP, kept)
 
 
 def test_sigterm_waits_for_no_silent_client(tmp_path: Path) -> None:

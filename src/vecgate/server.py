@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
+from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
 from vecgate.place import Place, free_place
@@ -51,6 +53,23 @@ class Life:
     on_death: Callable[[Callable[[], None]], None]
 
 
+class Listener(Server):
+    """granian's server on a port of its own: granian itself would let another server of the same user listen beside it
+    (SO_REUSEPORT), and of two that start at once each would get half of the clients (seen)."""
+
+    def _init_shared_socket(self) -> None:
+        if self.bind_uds:
+            super()._init_shared_socket()  # type: ignore[no-untyped-call]
+            return
+        family = socket.AF_INET6 if ":" in self.bind_addr else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((self.bind_addr, self.bind_port))
+            listening.listen(self.backlog)
+            listening.setblocking(False)
+            self._shd = SocketHolder(listening.detach(), False, self.backlog)  # type: ignore[assignment, call-arg]
+
+
 def run(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
     """Serve until a signal or the device thread's death; the exit status (0 after a drain, 1 after a death)."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -60,7 +79,7 @@ def run(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
 
 async def _serve(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
     cert, key = place.tls or (None, None)
-    server = Server(
+    server = Listener(
         app,
         address=place.address,
         port=place.port,
@@ -115,7 +134,8 @@ def _still_free(place: Place) -> None:
 
 
 def _on_signals(told: asyncio.Event, place: Place) -> None:
-    """The first SIGINT or SIGTERM asks for a drain; the second leaves at once with 130 (or 143)."""
+    """The first SIGINT, SIGTERM or (where nohup has not said otherwise) SIGHUP of a terminal that closes asks for a drain;
+    the second leaves at once with 130 (or 143, 129)."""
 
     def on(number: int) -> None:
         if told.is_set():
@@ -123,7 +143,8 @@ def _on_signals(told: asyncio.Event, place: Place) -> None:
         told.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    closing = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    for number in (signal.SIGINT, signal.SIGTERM, *closing):
         loop.add_signal_handler(number, on, number)
 
 
