@@ -93,6 +93,16 @@ def test_the_version(capsys: Said) -> None:
     assert capsys.readouterr().out == f"vecgate {__version__}\n"
 
 
+def test_closed_standard_streams_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.main(["models"]) == 0
+    assert cli.main(["srve"]) == 2
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        assert stream.name == os.devnull
+        stream.close()
+
+
 # refusals
 
 

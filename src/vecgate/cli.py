@@ -33,6 +33,7 @@ DONE, BROKE, WRONG, INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status; see above."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _fill_in_streams()
     debug = "--debug" in (argv[: argv.index("--")] if "--" in argv else argv)
     try:
         return _run(argv, debug)
@@ -45,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _failed(*_sentence(error))
+
+
+def _fill_in_streams() -> None:
+    """Where a standard stream is closed (`2>&-`, some supervisors), one that leads nowhere: else the next file or client
+    gets its number, and with it what some library prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the life of the process
 
 
 def _sentence(error: Exception) -> tuple[str, int]:
