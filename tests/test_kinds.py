@@ -70,7 +70,9 @@ def test_items(written: Any) -> None:
     assert kinds.items(written) == ("a", "b")
 
 
-@pytest.mark.parametrize("written", ["['a']", "[a]", '["a"', "[1]", "[[]]", "[" * 100_000, [1], {"a": 1}, 3])
+@pytest.mark.parametrize(
+    "written", ["['a']", "[a]", '["a"', "[1]", "[[]]", "[" * 100_000, ",", " , ,", [1], {"a": 1}, 3]
+)
 def test_items_refused(written: Any) -> None:
     with pytest.raises(ValueError):
         kinds.items(written)

@@ -79,8 +79,12 @@ def size(raw: Any) -> int:
 
 
 def items(raw: Any) -> tuple[str, ...]:
-    """The items of a list, of JSON text of one, or of text with commas; blanks around them and repeats are dropped."""
+    """The items of a list, of JSON text of one, or of text with commas; blanks around them and repeats are dropped.
+
+    Commas alone are refused: keys that a template failed to fill in would leave the server open.
+    """
     if isinstance(raw, str):
+        check("," not in raw or bool(raw.replace(",", " ").strip()))
         try:
             raw = json.loads(raw) if raw.lstrip().startswith("[") else [item for item in raw.split(",") if item.strip()]
         except RecursionError:
