@@ -270,9 +270,13 @@ def test_what_needs_no_key(method: str, path: str, has_origin: bool, public: boo
 def test_compressed_bodies_are_refused(value: bytes) -> None:
     with pytest.raises(UnsupportedEncoding):
         access.check_encoding({b"content-encoding": value})
+    with pytest.raises(UnsupportedEncoding):
+        access.check_encoding({b"transfer-encoding": value + b", chunked"})
 
 
-@pytest.mark.parametrize("headers", [{}, {b"content-encoding": b""}, {b"content-encoding": b" Identity"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {b"content-encoding": b""}, {b"content-encoding": b" Identity"}, {b"transfer-encoding": b"Chunked"}]
+)
 def test_plain_bodies_pass(headers: Headers) -> None:
     access.check_encoding(headers)
 

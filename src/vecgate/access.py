@@ -192,10 +192,13 @@ def _is_own(origin: str, headers: Headers) -> bool:
 
 
 def check_encoding(headers: Headers) -> None:
-    """Raises UnsupportedEncoding for a compressed body: it could unfold to any size."""
+    """Raises UnsupportedEncoding for a compressed body, in either layer of HTTP: it could unfold to any size."""
     value = headers.get(b"content-encoding")
     if value is not None and value.strip().lower() not in (b"", b"identity"):
         raise UnsupportedEncoding(f"Content-Encoding {_shown(value)} is not offered; send the body uncompressed.")
+    value = headers.get(b"transfer-encoding")
+    if value is not None and value.strip().lower() != b"chunked":  # the server undoes no other, so the body is no JSON
+        raise UnsupportedEncoding(f"Transfer-Encoding {_shown(value)} is not offered; chunked alone is.")
 
 
 def content_length(headers: Headers) -> int:
