@@ -377,6 +377,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     return DONE if command.good(reports, strict=arguments.strict) else BROKE
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from vecgate import doctor
+
+    found = doctor.examine(_settings(arguments), doctor.Machine(os.environ))
+    print(doctor.as_json(found) if arguments.as_json else doctor.screen(found), end="")
+    return DONE if doctor.healthy(found) else BROKE
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -388,5 +396,6 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "models": _models,
     "verify": _verify,
     "bench": _bench,
+    "doctor": _doctor,
     "completion": _completion,
 }

@@ -103,6 +103,14 @@ examples:
   vecgate bench http://127.0.0.1:9000 --raw --model minilm             beside the model without HTTP, and the ceilings
   vecgate bench http://127.0.0.1:9000 --mix none --bulk --bulk-calls 32,256,2048 --html bulk.html
   vecgate bench http://127.0.0.1:9000 --mix none --sweep all --html sweeps.html --json sweeps.json""",
+    "doctor": """\
+Looks at Python and its packages, MLX and Metal, CUDA and MPS, the models and the memory for them, the hub, the cache, the limit
+of open files, the port, the keys. Loads no model. The exit status is 1 where something keeps vecgate from serving.
+
+examples:
+  vecgate doctor
+  vecgate doctor --model BAAI/bge-m3 --port 9001
+  vecgate doctor --json""",
     "completion": """\
 examples:
   vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate
@@ -135,6 +143,9 @@ def parser() -> Parser:
     _models(_command(commands, "models", "what is on this machine; fetch and remove"))
     _verify(_command(commands, "verify", "whether the models here give the right rows"))
     _bench(_command(commands, "bench", "how fast a server is, and whether its answers are right"))
+    doctor = _command(commands, "doctor", "what this machine lacks for serving, and what to do about it")
+    doctor.add_argument("--json", dest="as_json", action="store_true", help="the findings as JSON")
+    add_flags(doctor)
     completion = _command(commands, "completion", "a shell's completion script")
     completion.add_argument("shell", choices=SHELLS)
     return top
