@@ -1,4 +1,4 @@
-"""One turn a pass of the loop, in order, whoever leaves meanwhile."""
+"""A share of each pass of the loop, then one turn a pass, in order, whoever leaves meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def passes(seen: list[str], count: int) -> None:
 
 def test_who_comes_during_a_burst_does_not_wait_for_its_end() -> None:
     async def main() -> list[str]:
-        turns, seen = Turns(), list[str]()
+        turns, seen = Turns(share_s=0.0), list[str]()
 
         async def work(name: str) -> None:
             await turns.take()
@@ -52,9 +52,27 @@ def test_who_is_alone_does_not_wait() -> None:
     asyncio.run(main())
 
 
+def test_within_the_share_of_a_pass_nobody_waits_and_after_it_all_do() -> None:
+    async def main() -> list[str]:
+        turns, seen = Turns(share_s=3600.0), list[str]()
+
+        async def work(name: str) -> None:
+            await turns.take()
+            seen.append(name)
+
+        async def end_share() -> None:
+            turns._until_s = 0.0
+
+        burst = [asyncio.create_task(one) for one in (work("0"), work("1"), end_share(), work("2"), work("3"))]
+        await asyncio.gather(*burst, passes(seen, 4))
+        return seen
+
+    assert asyncio.run(main()) == ["0", "1", "pass", "pass", "2", "pass", "3", "pass"]
+
+
 def test_a_turn_that_is_not_wanted_any_more_goes_to_the_next() -> None:
     async def main() -> list[int]:
-        turns, seen = Turns(), list[int]()
+        turns, seen = Turns(share_s=0.0), list[int]()
 
         async def work(at: int) -> None:
             await turns.take()
@@ -92,7 +110,7 @@ def test_a_probe_is_answered_in_the_middle_of_a_burst_served_or_refused(max_in_f
         await guard(head, receive, send)
 
     async def main() -> None:
-        guard = Guard(app, render=lambda _path, _error: (429, {}, b""), max_in_flight=max_in_flight)
+        guard = Guard(app, render=lambda _path, _error: (429, {}, b""), max_in_flight=max_in_flight, share_s=0.0)
         burst = [asyncio.create_task(ask(guard, "POST", "/embed")) for _ in range(50)]
         await asyncio.sleep(0)
         await asyncio.gather(ask(guard, "GET", "/health/live"), *burst)

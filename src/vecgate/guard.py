@@ -32,7 +32,7 @@ from vecgate.flight import Flight, Pairs, Receive, Scope, Send, replay, reply, w
 from vecgate.keys import Keys, offered_keys
 from vecgate.logs import stack
 from vecgate.rates import EVERYBODY, Exhausted, Rates, Spent
-from vecgate.turns import Turns
+from vecgate.turns import SHARE_S, Turns
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Render = Callable[[str, VecgateError], tuple[int, dict[str, str], bytes]]
@@ -83,6 +83,7 @@ class Guard:
         body_grace_s: float = 10.0,
         body_bytes_per_s: int = 64 * 2**10,
         linger_s: float = 2.0,
+        share_s: float = SHARE_S,
         waits_s: Callable[[int], float] = lambda _: 0.0,
         watching: Callable[[], int] = lambda: 0,
         retry_after_s: Callable[[], int] = lambda: 1,
@@ -113,7 +114,7 @@ class Guard:
         self._hosts = access.Hosts.of(hosts, bind_host, local=local)
         self._origins = access.Origins.of(origins)
         self._flights: set[Flight] = set()
-        self._turns = Turns()
+        self._turns = Turns(share_s)
         self._idle = asyncio.Event()
 
     @property
@@ -209,7 +210,7 @@ class Guard:
             self._check_room(length)
             if flight.method == "POST":
                 self.check_wait(length)
-            if not public:
+            if not public and self._rates.limited:
                 self._meter(flight)
         return True
 
@@ -326,6 +327,7 @@ class Guard:
         try:
             await self.app(inner, replay(body, gone), flight.send)
         finally:
+            gone.remove_done_callback(flight.watch_client)  # or the loop would run it, only to see a cancelled future
             gone.cancel()
         if flight.status is None and flight.ended is None:
             raise RuntimeError("the app returned without an answer")

@@ -40,6 +40,10 @@ class Rates:
         self._running: Counter[str] = Counter()
         self._buckets: dict[str, tuple[float, float]] = {}  # what was left, and when
 
+    @property
+    def limited(self) -> bool:
+        return self.per_minute is not None or self.at_once is not None
+
     def take(self, who: str, now_s: float, patience_s: Callable[[], int]) -> None:
         """Let one more request in; raises Exhausted. patience_s: how long what is running may still take."""
         whose = "all clients together" if who == EVERYBODY else "this key"

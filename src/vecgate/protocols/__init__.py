@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler, asgi
-from litestar.types import ASGIApp, Method, Receive, Scope, Send
+from litestar.types import ASGIApp, ExceptionHandlersMap, Method, Receive, Scope, Send
 
 from vecgate.core import Applied, Call, Cut, Engine, Record
 from vecgate.errors import (
@@ -52,6 +52,9 @@ Render = Callable[[VecgateError], tuple[int, dict[str, str], bytes]]
 
 NDJSON = "application/x-ndjson"
 """The type of a body that is streamed: one JSON object a line."""
+
+TIMING = "queue;dur={:.2f}, tokenise;dur={:.2f}, forward;dur={:.2f}, encode;dur={:.2f}"
+"""The milliseconds that Server-Timing tells."""
 
 TRUNCATED_SHOWN = 32
 """Cut inputs listed in the x-vecgate-truncated header; the rest are counted."""
@@ -232,10 +235,21 @@ def mount(table: Iterable[Route], engine: Engine, site: Site) -> list[Any]:
     return [_handler(path, _endpoint(path, found, engine, site, gate)) for path, found in by_path.items()]
 
 
+class _Fixed(asgi):
+    """Litestar would merge the exception handlers of all layers anew for each request."""
+
+    _merged: ExceptionHandlersMap | None = None
+
+    def resolve_exception_handlers(self) -> ExceptionHandlersMap:
+        if self._merged is None:
+            self._merged = super().resolve_exception_handlers()
+        return self._merged
+
+
 def _handler(path: str, endpoint: ASGIApp) -> Any:
     """A path with parameters becomes an HTTP handler: Litestar 2.25 raises KeyError for them in an ASGI handler."""
     if "{" not in path:
-        return asgi(path, copy_scope=False)(endpoint)
+        return _Fixed(path, copy_scope=False)(endpoint)
 
     async def whole() -> ASGIApp:
         return endpoint
@@ -250,28 +264,32 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
     speaker = next((route for route in bodied if route.neither), (bodied or found)[0])
     decoders = {route.key: msgspec.json.Decoder(route.body) for route in bodied}
     allowed = tuple(dict.fromkeys(method for route in found for method in (route.method, *_implied(route.method))))
+    first: dict[str, Route] = {route.method: route for route in reversed(found)}
+
+    def read(record: Record, raw: bytes) -> tuple[Route, Any]:
+        """Whose body it is, and the body."""
+        record.render = bodied[bodies.written(keys, raw)].render  # in whose dialect it is told that it can't be read
+        bodies.check(raw)
+        at = find(raw)
+        route = speaker if at is None else bodied[at]
+        record.render = route.render
+        if at is None:
+            raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
+        return route, bodies.decode(decoders[route.key], raw)
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["vecgate"]  # type: ignore[typeddict-item]
         record.route = template
         asked: str = scope["method"]  # type: ignore[typeddict-item]
         method = "GET" if asked == "HEAD" else asked
-        options = [route for route in found if route.method == method]
-        route = (options or found)[0]
+        route = first.get(method, found[0])
         try:
-            if not options:
+            if method not in first:
                 raise MethodNotAllowed(f"{asked} is not offered here; use {' or '.join(allowed)}.", allowed)
             body = None
             if route.body is not None:
                 raw = await _read(receive)
-                route = bodied[bodies.written(keys, raw)]  # in whose dialect it is told that a body can't be read
-                await bodies.aside(gate, raw, bodies.check)
-                at = await bodies.aside(gate, raw, find)
-                route = speaker if at is None else bodied[at]
-                record.render = route.render
-                if at is None:
-                    raise InvalidRequest(f"The body must hold one of: {', '.join(keys)}.")
-                body = await bodies.aside(gate, raw, partial(bodies.decode, decoders[route.key]))
+                route, body = await bodies.aside(gate, raw, partial(read, record))
                 site.admit(len(raw))
             call = _call(record.call, scope, body)
             accept, known = (_header_of(scope, name) or "" for name in (b"accept", b"if-none-match"))
@@ -285,7 +303,7 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             else:
                 await _stream(send, answer, answer.body, record, route.render)
         except VecgateError as error:
-            status, headers, rendered = route.render(error)
+            status, headers, rendered = (record.render or route.render)(error)
             answer = Answer(rendered, status=status, headers=headers)
             await _send(send, answer, rendered, record, with_body=asked != "HEAD")
 
@@ -308,12 +326,13 @@ async def _read(receive: Receive) -> bytes:
 
 
 def _parameters(scope: Scope) -> dict[str, str]:
-    return {name: str(value) for name, value in (scope.get("path_params") or {}).items()}
+    found = scope.get("path_params")
+    return {name: str(value) for name, value in found.items()} if found else {}
 
 
 def _header_of(scope: Scope, name: bytes) -> str | None:
-    found = [value.decode("latin-1") for header, value in scope["headers"] if header == name]
-    return ", ".join(found) if found else None
+    found = [value for header, value in scope["headers"] if header == name]
+    return b", ".join(found).decode("latin-1") if found else None
 
 
 def _call(call: Call, scope: Scope, body: Any) -> Call:
@@ -344,15 +363,10 @@ def told_as(**fields: str) -> Iterator[None]:
 
 def headers_of(applied: Applied, encode_s: float = 0.0) -> dict[str, str]:
     """Applied as response headers; the list of cut inputs is bounded by TRUNCATED_SHOWN."""
-    spent = {
-        "queue": applied.queue_s,
-        "tokenise": applied.tokenize_s,
-        "forward": applied.forward_s,
-        "encode": encode_s,
-    }
+    spent = (applied.queue_s * 1e3, applied.tokenize_s * 1e3, applied.forward_s * 1e3, encode_s * 1e3)
     headers = {
         "x-vecgate-model": _header(applied.model),
-        "server-timing": ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in spent.items()),
+        "server-timing": TIMING.format(*spent),
     }
     if applied.role is not None:
         headers["x-vecgate-role"] = _header(applied.role)
@@ -368,6 +382,8 @@ def headers_of(applied: Applied, encode_s: float = 0.0) -> dict[str, str]:
 
 def _cuts(applied: Applied) -> list[str]:
     """What was cut, as `index:before>kept`; a rerank query on its own is `query`, before all documents."""
+    if applied.original == applied.tokens and not applied.cut_queries:
+        return []
     queries = [f"query:{before}>{kept}" for before, kept in applied.cut_queries]
     pairs = zip(applied.original, applied.tokens)
     return queries + [f"{i}:{before}>{kept}" for i, (before, kept) in enumerate(pairs) if before > kept]

@@ -88,6 +88,8 @@ def finder(keys: Sequence[str]) -> Callable[[bytes], int | None]:
 
 def written(keys: Sequence[str], raw: bytes) -> int:
     """The place of the key that is written first in what is no JSON, else 0: its error has a dialect, too."""
+    if len(keys) == 1:
+        return 0
     start = raw[:INLINE_BYTES]
     places = [start.find(b'"%b"' % key.rpartition(".")[2].encode()) for key in keys]
     return min(range(len(keys)), key=lambda at: (places[at] < 0, places[at], at))

@@ -187,6 +187,9 @@ def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
     return status, headers_of_error(error), msgspec.json.encode(body)
 
 
+_encoder = msgspec.json.Encoder()
+
+
 async def create_embeddings(ask: Ask) -> Answer:
     return await _create(ask, ask.body)
 
@@ -258,11 +261,11 @@ async def respond(found: Embeddings, model: str, encoding: vectors.Encoding) -> 
         encoded = vectors.encode(part, encoding)
         return [Embedding(index=i, embedding=one) for i, one in enumerate(encoded, start)]
 
-    data = await vectors.join(found.vectors, rows)
+    data: Any = msgspec.Raw(await vectors.join(found.vectors, rows))
     tokens = sum(found.applied.tokens)
-    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    rest = msgspec.json.encode({"model": model, "usage": usage})
-    return b"".join((b'{"object":"list","data":', data, b",", rest[1:]))
+    return _encoder.encode(
+        EmbeddingList(data=data, model=model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))
+    )
 
 
 async def list_models(ask: Ask) -> Answer:

@@ -66,6 +66,8 @@ async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> b
 
     There is at least one row.
     """
+    if len(vectors) <= SLICE_ROWS:
+        return _encoder.encode(rows(0, vectors))
     body = bytearray()
     for start in range(0, len(vectors), SLICE_ROWS):
         if start:
