@@ -1,16 +1,18 @@
-// A small line chart of the last minutes: one svg, redrawn as a whole, its scale written beside it.
+// A small line chart of the last minutes: one svg, redrawn as a whole, its scales written beside it.
 
 import { h, s } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [300, 72];
 
 export const SPAN_S = 300;
+const LEAST_S = 60; // what is not yet so long is drawn on so much
 
 // names: of the lines, the first drawn boldest. unit(value) -> text. -> {element, draw(points, now)}
 export function chart(title, names, unit, more = {}) {
   const value = h("strong", { class: "now", text: "–" });
   const plot = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": title });
-  const top = h("span", { class: "top", text: "" });
+  const high = h("span", { class: "high" });
+  const since = h("span");
   const key =
     names.length > 1 &&
     h("ul", { class: "key" }, names.map((name, i) => h("li", { class: `line-${i}` }, h("i"), `${name} `, h("b", { text: "–" }))));
@@ -19,8 +21,8 @@ export function chart(title, names, unit, more = {}) {
     { class: "chart card", id: more.id },
     h("figcaption", null, h("h2", { text: title }), names.length === 1 && value),
     key,
-    h("div", { class: "plot" }, plot, top),
-    h("p", { class: "ends", "aria-hidden": "true" }, h("span", { text: "5 min ago" }), h("span", { text: "now" })),
+    h("div", { class: "plot" }, plot, high),
+    h("p", { class: "ends", "aria-hidden": "true" }, since, h("span", { text: "now" })),
     more.below,
   );
 
@@ -28,9 +30,12 @@ export function chart(title, names, unit, more = {}) {
   function draw(points, nowS, shown) {
     const values = points.flatMap((point) => (point ? point.slice(1) : [])).filter((one) => one !== null);
     const most = Math.max(more.floor ?? 0, ...values);
-    const high = nice(most);
-    plot.replaceChildren(...names.map((_, i) => line(points, i + 1, nowS, high, i)).reverse());
-    top.textContent = high > 0 ? unit(high) : "";
+    const scale = nice(most);
+    const first = points.find(Boolean)?.[0] ?? nowS;
+    const span = Math.min(Math.max(nowS - first, LEAST_S), SPAN_S);
+    plot.replaceChildren(...names.map((_, i) => line(points, i + 1, (at) => 1 - (nowS - at) / span, scale, i)).reverse());
+    high.textContent = scale > 0 ? unit(scale) : "";
+    since.textContent = span < 120 ? `${Math.round(span)} s ago` : `${(span / 60).toFixed(1).replace(".0", "")} min ago`;
     const told = shown.map((one) => (one === null ? "–" : unit(one)));
     if (names.length === 1) value.textContent = told[0];
     else key.querySelectorAll("b").forEach((place, i) => (place.textContent = told[i]));
@@ -41,7 +46,7 @@ export function chart(title, names, unit, more = {}) {
   return { element, draw };
 }
 
-function line(points, column, nowS, high, i) {
+function line(points, column, place, high, i) {
   let path = "";
   let pen = "M";
   let started = null;
@@ -52,7 +57,7 @@ function line(points, column, nowS, high, i) {
       pen = "M";
       continue;
     }
-    const x = WIDTH * (1 - (nowS - point[0]) / SPAN_S);
+    const x = WIDTH * place(point[0]);
     const y = HEIGHT - 2 - (high > 0 ? (value / high) * (HEIGHT - 6) : 0);
     if (pen === "M") {
       if (area) area += `V${HEIGHT}Z`;

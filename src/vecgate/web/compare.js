@@ -6,7 +6,7 @@ import { embedCalls } from "./calls.js";
 import { codeCard } from "./code.js";
 import { dark, heat, similarities } from "./heat.js";
 import { map } from "./map.js";
-import { embedder, onServer, ready, server } from "./server.js";
+import { embedders, onServer, ready, server } from "./server.js";
 import { trouble, waiting } from "./trouble.js";
 
 const MOST = 40;
@@ -46,6 +46,10 @@ let running = null;
 export function startCompare() {
   byId("texts").value = EXAMPLES[0].join("\n");
   byId("texts").addEventListener("input", hint);
+  byId("model").addEventListener("change", () => {
+    offer();
+    again();
+  });
   byId("role").addEventListener("change", again);
   byId("dimensions").addEventListener("change", again);
   byId("compare").addEventListener("submit", (event) => {
@@ -81,7 +85,9 @@ const setting = (name) => Number(server.about?.settings.find((one) => one.name =
 
 // The roles and widths of the model; what was chosen stays chosen.
 function offer() {
-  const card = embedder();
+  choices(byId("model"), embedders().map((one) => [one.name, one.name]));
+  byId("model-field").hidden = embedders().length < 2;
+  const card = chosen();
   const roles = [["", "default"], ...rolesOf(card).map((role) => [role, role])];
   choices(byId("role"), roles);
   const width = card?.dimensions;
@@ -94,14 +100,16 @@ function offer() {
   if (missing) out().replaceChildren(h("div", { class: "card quietly" }, h("p", { text: "This server reranks only: no model here gives vectors." })));
 }
 
+const chosen = () => embedders().find((card) => card.name === byId("model").value) ?? embedders()[0];
+
 const rolesOf = (card) => (card ? [...new Set(["query", "document", ...Object.keys(card.prompts)])] : []);
 
 function choices(select, options) {
-  const chosen = select.value;
+  const before = select.value;
   const had = [...select.options].map((one) => `${one.value}=${one.text}`).join();
   if (had === options.map(([value, text]) => `${value}=${text}`).join()) return;
   select.replaceChildren(...options.map(([value, text]) => h("option", { value, text })));
-  select.value = options.some(([value]) => value === chosen) ? chosen : "";
+  select.value = options.some(([value]) => value === before) ? before : options[0]?.[0];
 }
 
 function promptOf(card, role) {
@@ -111,7 +119,7 @@ function promptOf(card, role) {
 }
 
 function roleHint() {
-  const card = embedder();
+  const card = chosen();
   const role = byId("role").value;
   const prompt = card && promptOf(card, role);
   const told = prompt
@@ -125,7 +133,7 @@ function roleHint() {
 async function run() {
   const texts = linesOf(byId("texts").value).slice(0, MOST);
   if (texts.length === 0) return out().replaceChildren(empty("Type a text first: one a line."));
-  const card = embedder();
+  const card = chosen();
   const [role, dimensions] = [byId("role").value || null, Number(byId("dimensions").value) || null];
   const call = { base, keyed: Boolean(key.get()), model: card.name, role, dimensions, texts };
   running?.abort();
@@ -137,9 +145,9 @@ async function run() {
     const [found, plain, counted] = await Promise.all([
       embed(call, signal),
       role || dimensions ? embed({ ...call, role: null, dimensions: null }, signal) : null,
-      post("tokenize", { inputs: texts, ...(role ? { prompt_name: role } : {}) }, { signal }),
+      card === embedders()[0] ? post("tokenize", { inputs: texts, ...(role ? { prompt_name: role } : {}) }, { signal }) : null,
     ]);
-    drawn = { call, card, found, plain, counts: counted.data.map((one) => one.length) };
+    drawn = { call, card, found, plain, counts: counted?.data.map((one) => one.length) };
     draw(drawn);
   } catch (error) {
     if (error.name === "AbortError") return null;
@@ -191,9 +199,9 @@ function draw(shown) {
 
 function tokens(texts, counts, cut, limit) {
   const rows = texts.map((text, i) => {
-    const [before, kept] = cut.get(String(i)) ?? [counts[i], Math.min(counts[i], limit)];
+    const [before, kept] = cut.get(String(i)) ?? [counts?.[i] ?? 0, Math.min(counts?.[i] ?? 0, limit)];
     const bar = styled(h("i"), { width: `${Math.max(1, (100 * kept) / limit)}%` });
-    const told = before > kept ? `${grouped(before)} cut to ${grouped(kept)}` : grouped(kept);
+    const told = before > kept ? `${grouped(before)} cut to ${grouped(kept)}` : kept ? grouped(kept) : "whole";
     return h(
       "li",
       { class: before > kept ? "cut" : null },

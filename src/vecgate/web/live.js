@@ -109,8 +109,8 @@ function build() {
     h(
       "div",
       { class: "three" },
-      h("section", { class: "card" }, h("h2", { text: "Batches and queue" }), h("dl", { class: "facts", id: "batches" })),
-      h("section", { class: "card" }, h("h2", { text: "Memory" }), h("div", { id: "memory" })),
+      h("section", { class: "card" }, h("h2", { text: "Batches and queue" }), h("div", { id: "batches" })),
+      h("section", { class: "card" }, h("h2", { text: "Memory and processor" }), h("div", { id: "memory" })),
       h("section", { class: "card" }, h("h2", { text: "Errors by kind" }), h("div", { id: "errors" })),
     ),
   );
@@ -138,7 +138,7 @@ function draw(reading) {
   charts.queue.draw(series((one) => [one.waiting]), nowS, [reading.queue.items]);
   const total = reading.totals.requests;
   tell(total === 0 ? "No requests yet. Charts move as soon as somebody calls." : `${plural(total, "request")} in ${seconds(reading.uptime_s)}, ${reading.in_flight} in flight now`);
-  facts("batches", batches(reading, now));
+  byId("batches").replaceChildren(...batches(reading, now));
   byId("memory").replaceChildren(...memory(reading));
   byId("errors").replaceChildren(errors(reading));
   refusing(now);
@@ -158,27 +158,30 @@ function point(reading, i) {
   };
 }
 
-function facts(id, rows) {
-  byId(id).replaceChildren(...rows.filter(Boolean).map(([name, value]) => h("div", null, h("dt", { text: name }), h("dd", { text: value }))));
-}
+const facts = (rows) =>
+  h("dl", { class: "facts" }, rows.map(([name, value]) => h("div", null, h("dt", { text: name }), h("dd", { text: value }))));
 
 function batches(reading, now) {
   const whole = between({ uptime_s: 0, totals: zeros(reading.totals) }, reading);
-  const told = (name, unit) => {
-    const [lately, ever] = [now?.[name] ?? null, whole[name]];
-    if (ever === null) return "–";
-    return lately === null ? `${unit(ever)} on average` : `${unit(lately)} · ${unit(ever)} on average`;
-  };
+  const told = (value, unit) => (value === null || value === undefined ? "–" : unit(value));
+  const averages = [
+    ["Rows of a batch", "rows", short],
+    ["Filled", "fill", percent],
+    ["Padding", "padding", percent],
+    ["A text waits", "queued_s", seconds],
+  ].map(([name, key, unit]) =>
+    h("tr", null, h("th", { scope: "row", text: name }), h("td", { text: told(now?.[key], unit) }), h("td", { text: told(whole[key], unit) })),
+  );
+  const head = h("tr", null, ["On average", "Now", "Since start"].map((text) => h("th", { scope: "col", text })));
   const { queue } = reading;
   return [
-    ["Waiting", `${plural(queue.items, "text")}, ${plural(queue.tokens, "token")}`],
-    ["Work ahead", queue.wait_s > 0 ? seconds(queue.wait_s) : "none"],
-    ["A text waits", told("queued_s", seconds)],
-    ["Rows of a batch", told("rows", short)],
-    ["Filled", told("fill", percent)],
-    ["Padding", told("padding", percent)],
-    ["Device's rate", queue.tokens_per_s ? `${short(queue.tokens_per_s)} tokens/s` : "–"],
-    ["Cut to the limit", plural(reading.totals.truncated, "text")],
+    facts([
+      ["Waiting", `${plural(queue.items, "text")}, ${plural(queue.tokens, "token")}`],
+      ["Work ahead", queue.wait_s > 0 ? seconds(queue.wait_s) : "none"],
+      ["Device's rate", queue.tokens_per_s ? `${short(queue.tokens_per_s)} tokens/s` : "–"],
+      ["Cut to the limit", plural(reading.totals.truncated, "text")],
+    ]),
+    h("table", { class: "plain numbers" }, h("thead", null, head), h("tbody", null, averages)),
   ];
 }
 
@@ -191,14 +194,10 @@ function memory({ process, machine, device_memory: device }) {
     meter("This process", process.memory_bytes, machine.memory_bytes),
     meter("The machine", used, machine.memory_bytes),
     device && device.limit_bytes && meter("The device's arrays", device.active_bytes + device.cache_bytes, device.limit_bytes),
-    h(
-      "dl",
-      { class: "facts" },
-      [
-        ["Processor, this process", `${Math.round(process.cpu_percent)} % of one core`],
-        ["Processor, the machine", `${Math.round(machine.cpu_percent)} % of ${plural(machine.cpu_count, "core")}`],
-      ].map(([name, value]) => h("div", null, h("dt", { text: name }), h("dd", { text: value }))),
-    ),
+    facts([
+      ["This process", `${Math.round(process.cpu_percent)} % of one core`],
+      ["The machine", `${Math.round(machine.cpu_percent)} % of ${plural(machine.cpu_count, "core")}`],
+    ]),
   ].filter(Boolean);
 }
 
@@ -222,7 +221,7 @@ function errors({ totals }) {
   const body = [...rows, ...refused].map(([kind, status, lately, all]) =>
     h("tr", null, h("th", { scope: "row", text: kind }), h("td", { text: status }), h("td", { text: grouped(lately) }), h("td", { text: grouped(all) })),
   );
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors" }, h("table", { class: "plain" }, h("thead", null, head), h("tbody", null, body)));
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors" }, h("table", { class: "plain numbers" }, h("thead", null, head), h("tbody", null, body)));
 }
 
 function refusing(now) {

@@ -18,7 +18,7 @@ export function map(texts, rows) {
         tabindex: 0,
         role: "img",
         "aria-label": `${i + 1}: ${texts[i]}`,
-        onpointerenter: () => show(i),
+        onpointerenter: () => raise(i),
         onfocus: () => show(i),
         onpointerleave: hide,
         onblur: hide,
@@ -34,7 +34,12 @@ export function map(texts, rows) {
     const [x, y] = places[i];
     tip.dataset.side = x > WIDTH / 2 ? "left" : "right";
     styled(tip, { left: `${(100 * x) / WIDTH}%`, top: `${(100 * y) / HEIGHT}%` });
-    dots[i].parentNode.append(dots[i]); // in front of what it covers
+  }
+
+  // In front of what covers it, but for one that has the focus: it would lose it.
+  function raise(i) {
+    if (dots[i].nextSibling && !dots.includes(document.activeElement)) dots[i].parentNode.append(dots[i]);
+    show(i);
   }
 
   function hide() {

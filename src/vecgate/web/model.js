@@ -98,13 +98,16 @@ function verification(found) {
     "section",
     null,
     title,
-    h("p", null, h("span", { class: `badge ${found.verdict}`, text: VERDICTS[found.verdict] ?? found.verdict }), ` ${found.form} check in ${seconds(found.took_s)}, ${when}`),
+    h("p", { class: "verdict" }, h("span", { class: `badge ${found.verdict}`, text: VERDICTS[found.verdict] ?? found.verdict }), ` ${found.form} check in ${seconds(found.took_s)}, ${when}`),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checks" }, h("table", { class: "plain" }, h("thead", null, head), h("tbody", null, rows))),
   );
 }
 
+// A path that is only written out in full is no change.
+const changed = (one) => one.changed && one.value !== one.default;
+
 function settings() {
-  const shown = server.about.settings.filter((one) => all || one.changed);
+  const shown = server.about.settings.filter((one) => all || changed(one));
   const toggle = h("button", {
     type: "button",
     class: "quiet",
@@ -120,9 +123,9 @@ function settings() {
   const rows = shown.map((one) =>
     h(
       "tr",
-      { class: one.changed ? "changed" : null },
+      { class: changed(one) ? "changed" : null },
       h("th", { scope: "row" }, h("code", { text: one.name })),
-      h("td", null, h("code", { text: one.value }), one.changed && h("span", { class: "muted", text: ` default: ${one.default}` })),
+      h("td", null, h("code", { text: one.value }), changed(one) && h("span", { class: "muted", text: ` default: ${one.default}` })),
       h("td", { text: one.what }),
     ),
   );

@@ -16,7 +16,8 @@ export const onServer = (listener) => {
 };
 
 export const ready = () => server.state === "ok" && server.trusted;
-export const embedder = () => server.models.find((card) => card.task === "embed");
+export const embedders = () => server.models.filter((card) => card.task === "embed");
+export const embedder = () => embedders()[0];
 export const reranker = () => server.models.find((card) => card.task === "rerank");
 
 export async function look() {
