@@ -108,7 +108,7 @@ def create_app(
         return {"totals": metrics.totals(work, access.PROBES), "in_flight": guard.in_flight, "leaving": guard.draining}
 
     site = replace(
-        _site(settings, expose, table, lambda length: guard.check_wait(length)),
+        _site(settings, expose, table),
         now=now,
         about=partial(_about, settings, engine),
     )
@@ -252,7 +252,6 @@ def _site(
     settings: Settings,
     metrics: Callable[[str], tuple[str, bytes]],
     table: tuple[protocols.Route, ...],
-    admit: Callable[[int], None],
 ) -> protocols.Site:
     return protocols.Site(
         max_inputs=settings.max_inputs,
@@ -266,7 +265,6 @@ def _site(
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
         metrics=metrics,
-        admit=admit,
         document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
     )
 

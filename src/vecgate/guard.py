@@ -209,7 +209,7 @@ class Guard:
         if not probe:
             self._check_room(length)
             if flight.method == "POST":
-                self.check_wait(length)
+                self._check_wait(length)
             if not public and self._rates.limited:
                 self._meter(flight)
         return True
@@ -232,9 +232,9 @@ class Guard:
         if self.body_bytes and self.body_bytes + length > self.body_memory_bytes:
             raise self._shed("body_memory", f"Bodies in flight fill {self.body_memory_bytes} bytes, the most at once")
 
-    def check_wait(self, length: int) -> None:
-        """Raises Overloaded where a request whose body has so many bytes would wait past its deadline: before the body is
-        read, and again once it is, when what came at the same time has begun to wait."""
+    def _check_wait(self, length: int) -> None:
+        """Raises Overloaded where a request whose body has so many bytes would wait past its deadline, whatever model it
+        is for; the engine asks again once it knows which."""
         wait_s = self.waits_s(length)
         if wait_s > self.request_timeout_s:
             told = f"{wait_s:.0f} s of work wait; a request may take {self.request_timeout_s:g} s (REQUEST_TIMEOUT)"

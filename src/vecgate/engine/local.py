@@ -261,11 +261,9 @@ class LocalEngine:
         wait_s = self._batcher.wait_s(tokens, model)
         if wait_s > call.timeout_s:
             self._on_shed()
-            raise Overloaded(
-                f"{wait_s:.0f} s of work wait for {model!r}; a request may take {call.timeout_s:.0f} s more (REQUEST_TIMEOUT); "
-                "try again later.",
-                max(1, min(60, ceil(wait_s))),
-            )
+            retry_after_s = max(1, min(60, ceil(wait_s)))
+            told = f"{wait_s:.0f} s of work wait for {model!r}; a request may take {call.timeout_s:.0f} s (REQUEST_TIMEOUT)"
+            raise Overloaded(f"{told}; try again in {retry_after_s} s.", retry_after_s)
 
     async def _stepwise(self, steps: Iterator[Sequence[T]], size: int) -> list[T]:
         """All that `steps` gives: on the loop when its texts are short, otherwise each step in its turn on a thread, so

@@ -90,8 +90,8 @@ class Expecting(msgspec.Struct, kw_only=True):
 class Site:
     """What a protocol may know of the server beside the engine: limits, defaults and the texts of the ops routes.
 
-    admit: raises Overloaded where a call with a body of so many bytes would wait in vain. now: what the page watches of
-    requests and batches. about: what it tells of the settings. watching: one entry for each stream that is open.
+    now: what the page watches of requests and batches. about: what it tells of the settings. watching: one entry for each
+    stream that is open.
     """
 
     max_inputs: int = 2048
@@ -105,7 +105,6 @@ class Site:
     token_ids: TokenIds = "auto"
     tiktoken_dir: Path | None = None
     metrics: Callable[[str], tuple[str, bytes]] = lambda _accept: ("text/plain", b"")
-    admit: Callable[[int], None] = lambda _length: None
     document: Callable[[], bytes] = lambda: b"{}"
     now: Callable[[], Mapping[str, Any]] = dict
     about: Callable[[], Mapping[str, Any]] = dict
@@ -290,7 +289,6 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             if route.body is not None:
                 raw = await _read(receive)
                 route, body = await bodies.aside(gate, raw, partial(read, record))
-                site.admit(len(raw))
             call = _call(record.call, scope, body)
             accept, known = (_header_of(scope, name) or "" for name in (b"accept", b"if-none-match"))
             ask = Ask(engine, site, call, body, _parameters(scope), record.trusted, accept, known)
