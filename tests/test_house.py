@@ -68,7 +68,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "settings": {"kinds"},
     "kinds": {"errors"},
     "protocols": {""} | GROUND,
-    "engine": {"backends"} | GROUND,
+    "engine": {"backends", "ram"} | GROUND,
     "backends": {"ram"} | GROUND,
     "ram": set(),
     "core": set(),

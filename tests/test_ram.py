@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,3 +63,27 @@ def written(root: Path, files: dict[str, str]) -> Path:
 )
 def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], gib: int) -> None:
     assert ram.usable_bytes(written(tmp_path, files)) == gib * GIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep less")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
+    blocks = [libc.malloc(64 * 1024) for _ in range(1024)]  # below what malloc asks the system for one by one
+    for block in blocks:
+        ctypes.memset(block, 1, 64 * 1024)
+    held = psutil.Process().memory_info().rss
+    for block in blocks[:-1]:  # the last one keeps the heap's end where it is
+        libc.free(block)
+    ram.give_back()
+    assert held - psutil.Process().memory_info().rss > 48 * 2**20
+    libc.free(blocks[-1])
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace())
+    ram.give_back()

@@ -1,10 +1,11 @@
-"""How much memory this process may use: the machine's, or its container's where that is less.
+"""How much memory this process may use: the machine's, or its container's where that is less; and how to hand some back.
 
 psutil knows the machine alone: in a container of 2 GiB on a machine of 64 it says 64, and what relies on that is killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,3 +40,10 @@ def _limits(root: Path) -> Iterator[int]:
         for group in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
             with suppress(OSError, ValueError):
                 yield int((group / name).read_text("ascii"))
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system: glibc keeps much of it (measured: 300 of 330 MB of a closed MLX model)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -21,6 +21,7 @@ from vecgate.core import Backend, State
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model
 from vecgate.errors import CheckpointError, NoRoom, NotReady
+from vecgate.ram import give_back
 
 log = logging.getLogger("vecgate.engine")
 
@@ -184,6 +185,7 @@ class Residents:
         backend.close()
         gc.collect()  # layers that point at each other
         backend.trim()
+        give_back()
         self._batcher.memory = backend.memory()
         log.info("Unloaded %s.", model.name)
 
