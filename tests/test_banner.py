@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tests import small
 from vecgate import banner
-from vecgate.core import Status
+from vecgate.core import Check, Status, Verification
 from vecgate.engine.local import LocalEngine
 from vecgate.settings import Settings
 
@@ -36,6 +37,16 @@ def test_the_block_has_all_that_a_newcomer_needs(tmp_path: Path) -> None:
         *(f"address {URL}", f'OpenAI(base_url="{URL}/v1", api_key="unused")'),
     ):
         assert part in said
+
+
+def test_the_block_says_how_the_rows_were_verified(tmp_path: Path) -> None:
+    found = status(tmp_path, "embed")
+    moved = Check("batch", "deviates", "", 0.9999, 1e-3)
+    checked = Verification("quick", "deviates", 1.7e9, 0.125, (Check("finite", "passed"), moved))
+    shown = replace(found, models=(replace(found.models[0], verification=checked),))
+    assert "verified deviates: batch (quick, 0.12 s)" in " ".join(banner.text(shown, SETTINGS, URL).split())
+    assert banner.fields(shown, SETTINGS, URL)["models"][0]["verified"] == "deviates"
+    assert "verified" not in banner.text(found, SETTINGS, URL)
 
 
 def test_the_line_to_paste_never_holds_the_key(tmp_path: Path) -> None:

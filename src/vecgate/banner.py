@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from vecgate import __version__
-from vecgate.core import ModelCard, Status
+from vecgate.core import ModelCard, Status, Verification
 from vecgate.settings import MIB, Settings
 
 
@@ -27,6 +27,7 @@ def fields(status: Status, settings: Settings, url: str) -> dict[str, Any]:
                 "dimensions": card.dimensions,
                 "max_tokens": card.max_tokens,
                 "load_s": None if card.load_s is None else round(card.load_s, 3),
+                "verified": card.verification and card.verification.verdict,
             }
             for card in status.models
         ],
@@ -76,7 +77,14 @@ def _model(card: ModelCard) -> list[tuple[str, str]]:
         ("", f"{size}{card.max_tokens} tokens"),
         ("backend", f"{card.backend}{why}"),
         ("device", f"{card.device}, {card.dtype}"),
+        *([("verified", _verified(card.verification))] if card.verification else []),
     ]
+
+
+def _verified(found: Verification) -> str:
+    """With the names of the checks that moved rows further than their number type explains."""
+    moved = [one.name for one in found.checks if one.verdict == "deviates"]
+    return f"{found.verdict}{': ' + ', '.join(moved) if moved else ''} ({found.form}, {found.took_s:.2f} s)"
 
 
 def _size(size_bytes: int) -> str:
