@@ -16,7 +16,7 @@ N = TypeVar("N", int, float)
 
 MODEL_FLAGS = frozenset(
     "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
-    "cache_dir offline request_timeout api_key api_key_file task pooling prompts allow_pickle ignore_code".split()
+    "cache_dir offline request_timeout api_key api_key_file task pooling prompts allow_pickle ignore_code verify".split()
 )
 """The settings that mean something without a server of one's own."""
 SHELF_FLAGS = frozenset(
