@@ -247,3 +247,24 @@ def test_the_buckets_ascend_and_cover_the_longest_request() -> None:
         assert list(buckets) == sorted(set(buckets))
     assert metrics.SECONDS[-1] == 300
     assert all(math.isfinite(bucket) for bucket in metrics.SECONDS)
+
+
+def test_totals_are_the_collectors_own_sums() -> None:
+    found = Metrics("1")
+    work, quiet = {"/v1/embeddings", "/"}, {"/", "/health"}
+    found.on_request("POST", 200, 0.004, record())
+    found.on_request("POST", 429, 0.03, record())
+    found.on_request("POST", 200, 9.0, Record(Call("id"), route="/"))
+    found.on_request("GET", 200, 0.001, Record(Call("id"), route="/"))
+    found.on_request("GET", 503, 0.001, Record(Call("id"), route="/health"))
+    found.on_request("GET", 404, 0.001, Record(Call("id")))
+    found.on_batch(BatchReport("minilm", 3, 20, 32, 0.25, (0.5, 0.25, 0.25)))
+    found.on_batch(BatchReport("other", 1, 5, 5, 0.5, (0.0,)))
+    found.on_shed("queue")
+    totals = found.totals(work, quiet)
+    assert (totals.requests, totals.inputs, totals.truncated) == (3, 6, 2)
+    assert (totals.tokens, totals.padded_tokens, totals.batches, totals.rows, totals.waited) == (25, 37, 2, 4, 4)
+    assert (totals.forward_s, totals.queue_s) == (0.75, 1.0)
+    assert (totals.errors, totals.shed) == ({"429": 1, "404": 1}, {"queue": 1})
+    assert totals.bounds_s == metrics.SECONDS
+    assert totals.buckets == tuple((bound >= 0.004) + (bound >= 0.03) for bound in (*metrics.SECONDS, math.inf))

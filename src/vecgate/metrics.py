@@ -162,18 +162,20 @@ class Metrics:
         return CONTENT_TYPE_LATEST, generate_latest(self.registry)
 
     def totals(self, work: Collection[str], quiet: Collection[str]) -> Totals:
-        """The collectors' own sums. work: the routes whose requests count; quiet: those whose errors do not."""
+        """The collectors' own sums. work: the routes whose POSTs count; quiet: those whose errors do not, nor their times,
+        which are not told apart by method."""
+        requests = 0
         errors: Tally[str] = Tally()
         buckets: Tally[float] = Tally()
         for labels, count in _samples(self.requests, "_total"):
+            requests += int(count) if labels["method"] == "POST" and labels["route"] in work else 0
             if int(labels["status"]) >= 400 and labels["route"] not in quiet:
                 errors[labels["status"]] += int(count)
         for labels, count in _samples(self.request_seconds, "_bucket"):
-            if labels["route"] in work:
+            if labels["route"] in work and labels["route"] not in quiet:
                 buckets[float(labels["le"])] += int(count)
-        counted = tuple(buckets[bound] for bound in (*SECONDS, float("inf")))
         return Totals(
-            requests=counted[-1],
+            requests=requests,
             inputs=int(_sum(self.inputs, "_total")),
             truncated=int(_sum(self.truncated_inputs, "_total")),
             tokens=int(_sum(self.tokens, "_total")),
@@ -185,7 +187,7 @@ class Metrics:
             queue_s=_sum(self.queue_seconds, "_sum"),
             errors=dict(errors),
             shed={labels["reason"]: int(count) for labels, count in _samples(self.shed, "_total")},
-            buckets=counted,
+            buckets=tuple(buckets[bound] for bound in (*SECONDS, float("inf"))),
         )
 
     def _read_engine(self, status: Status) -> None:
