@@ -96,6 +96,18 @@ def test_a_port_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.Mon
         server.run(alive, life, Place("127.0.0.1", taken.getsockname()[1]), 1.0)
 
 
+def test_a_socket_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    life = server.Life(leaving=lambda: None, drain=nothing, on_death=lambda _: None)
+    with TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as taken:
+        path = Path(folder) / "x.sock"
+        taken.bind(str(path))
+        taken.listen()
+        with pytest.raises(ConfigError, match="is in use"):
+            server.run(alive, life, Place(uds=path), 1.0)
+        assert path.exists()
+
+
 def test_port_0_is_told_in_the_log(tmp_path: Path) -> None:
     with scripted(tmp_path, "slow", "--port", "0", "--host", "localhost") as live:
         while not (found := re.search(r"http://localhost:(\d+),", live.log())):
@@ -119,6 +131,13 @@ def on_a_socket(*flags: str, how: str = "slow", **names: str) -> Iterator[tuple[
                 assert live.process.poll() is None, live.log()
                 time.sleep(0.05)
             yield live, path
+
+
+def health(path: Path) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return answer_of(client)
 
 
 def commanded(live: Live, *arguments: str, **names: str) -> subprocess.CompletedProcess[str]:
@@ -147,6 +166,8 @@ def test_a_socket_is_gone_after_a_second_signal_and_a_killed_servers_is_replaced
         client.connect(str(path))
         body = json.dumps(POISON).encode()
         client.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        while b'"busy_s":null' in health(path):
+            assert live.process.poll() is None
         live.process.send_signal(signal.SIGINT)
         while "Leaving" not in live.log():
             assert live.process.poll() is None

@@ -96,10 +96,16 @@ def free_socket(path: Path, mode: int) -> Place:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ConfigError(f"VECGATE_UDS {shown} is there already and no socket: choose another path.")
-        if _is_answered(path):
-            raise ConfigError(f"VECGATE_UDS {shown} is in use: stop the server that listens there, or choose another.")
+        check_unanswered(path)
         path.unlink()
     return Place(uds=path, uds_mode=mode)
+
+
+def check_unanswered(path: Path) -> None:
+    """Raises ConfigError where a server listens on the socket."""
+    if _is_answered(path):
+        shown = ascii(str(path))
+        raise ConfigError(f"VECGATE_UDS {shown} is in use: stop the server that listens there, or choose another.")
 
 
 def _is_answered(path: Path) -> bool:

@@ -25,7 +25,7 @@ from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
-from vecgate.place import Place, free_place
+from vecgate.place import Place, check_unanswered, free_place
 
 log = logging.getLogger("vecgate.server")
 
@@ -131,6 +131,8 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 def _still_free(place: Place) -> None:
     if place.uds is None:
         free_place(place.address, place.port)
+    else:
+        check_unanswered(place.uds)
 
 
 def _on_signals(told: asyncio.Event, place: Place) -> None:
