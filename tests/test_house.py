@@ -95,8 +95,8 @@ DOORS: dict[str, tuple[str, ...]] = {  # package -> the only modules (and what l
     "transformers": ("vecgate.backends.torch", "vecgate.engine.reference"),
 }
 SHARED_BY_PROTOCOLS = {f"vecgate.protocols{name}" for name in ("", ".gather", ".plain", ".token_ids", ".vectors")}
-OVER_PROTOCOLS = {"vecgate.protocols.openapi"}
-"""Describes all routes from their table; no protocol imports it."""
+OVER_PROTOCOLS = {"vecgate.protocols.mounting", "vecgate.protocols.openapi"}
+"""These answer for all routes and describe them, from their table; no protocol imports them."""
 SHARED_BY_FAMILIES = {
     f"vecgate.backends.mlx.{name}" for name in ("causal", "layers", "packed", "pooling", "settings", "weights")
 }

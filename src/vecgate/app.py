@@ -22,7 +22,7 @@ from vecgate.engine.names import Alias
 from vecgate.errors import CheckpointError, ConfigError, MethodNotAllowed, NotFound, VecgateError
 from vecgate.guard import Guard
 from vecgate.metrics import Metrics
-from vecgate.protocols import openapi
+from vecgate.protocols import mounting, openapi
 from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings, in_force, short
 from vecgate.traces import Traces
@@ -113,7 +113,7 @@ def create_app(
         about=partial(_about, settings, engine),
     )
     litestar = Litestar(
-        route_handlers=protocols.mount(table, engine, site),
+        route_handlers=mounting.mount(table, engine, site),
         exception_handlers={
             HTTPException: partial(_outside_a_route, table, render, protocols.base_finder(table)),
             Exception: _unforeseen,

@@ -37,7 +37,8 @@ from vecgate.core import (
     VirtualName,
 )
 from vecgate.errors import InputTooLong, InvalidRequest, ModelNotFound, SpaceMismatch, VecgateError
-from vecgate.protocols import Site, mount, routes
+from vecgate.protocols import Site, routes
+from vecgate.protocols.mounting import mount
 
 CLS, SEP = 101, 102
 WORDS = re.findall(
