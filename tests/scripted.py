@@ -12,8 +12,9 @@ from functools import partial
 from tests.small import SPECIALS
 from vecgate import cli
 from vecgate.backends import fake
-from vecgate.core import Backend, Checkpoint, Tokens
+from vecgate.core import Checkpoint, Tokens
 from vecgate.errors import DeviceLost
+from vecgate.traits import Backend
 
 POISON = SPECIALS.index("poison")
 LONG_S = 600.0

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 
 from vecgate import __version__, access, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
-from vecgate.core import Checkpoint, Engine, Status
+from vecgate.core import Checkpoint, Status
 from vecgate.engine import checkpoint
 from vecgate.engine.local import TOKENIZE_THREADS, LocalEngine
 from vecgate.engine.model import Model
@@ -26,6 +26,7 @@ from vecgate.protocols import mounting, openapi
 from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings, in_force, short
 from vecgate.traces import Traces
+from vecgate.traits import Engine
 
 FLUSH_S = 0.8
 """What the end grants to traces still to be sent: server.py waits EXIT_MARGIN_S past the drain, guard takes 1 s of it."""

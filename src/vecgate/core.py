@@ -1,4 +1,4 @@
-"""The vocabulary: two traits (Backend, Engine) and the nouns that pass between protocols, engine and backends.
+"""The vocabulary: the nouns that pass between protocols, engine and backends.
 
 Knows numpy and msgspec, no more. Every noun is a frozen dataclass that survives `pack`/`unpack` (msgpack), so that
 another process can hold the engine.
@@ -6,10 +6,10 @@ another process can hold the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -348,87 +348,6 @@ class Record:
     encode_s: float = 0.0
     trusted: bool = True
     render: Callable[[Any], tuple[int, dict[str, str], bytes]] | None = None
-
-
-class Backend(Protocol):
-    """One loaded model on one device. Every method is called on the device thread only."""
-
-    @property
-    def card(self) -> BackendCard: ...
-
-    def forward(self, batch: Batch) -> Vectors:
-        """(B, D) float32 rows in the batch's order, pooled but not normalised; D == 1 (the logit) for a reranker."""
-        ...
-
-    def memory(self) -> Memory: ...
-
-    def trim(self) -> None:
-        """Give cached device memory back."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """All that a protocol may know. A `model` of None is the default one of the task."""
-
-    def status(self) -> Status: ...
-
-    def wait_s(self, tokens: int) -> float:
-        """Seconds of work that go before a new call of about so many tokens, at the least, whatever model it is for; cheap,
-        as every request asks. embed and rerank raise Overloaded where those of their model are more than the call has."""
-        ...
-
-    def resolve(self, model: str | None, task: Task | None = None) -> str:
-        """The true name behind a name or alias, without role; raises ModelNotFound with the names that exist."""
-        ...
-
-    def prompt(self, model: str | None, role: str | None) -> str:
-        """The text that stands before each input in that role; None: in the checkpoint's default one. Raises
-        InvalidRequest with the roles there are."""
-        ...
-
-    async def embed(
-        self,
-        call: Call,
-        model: str | None,
-        inputs: Sequence[str | Sequence[int]],
-        *,
-        role: str | None = None,
-        dimensions: int | None = None,
-        normalize: bool = True,
-        cut: Cut = "end",
-        batch_size: int | None = None,
-        max_tokens: int | None = None,
-    ) -> Embeddings:
-        """Rows of texts or of the model's own token ids. `batch_size`: most rows of this call in one forward.
-        `max_tokens`: where `cut` applies, specials and prompt included, if that is below the model's limit."""
-        ...
-
-    async def rerank(
-        self,
-        call: Call,
-        model: str | None,
-        query: str,
-        documents: Sequence[str],
-        *,
-        method: Method = "auto",
-        top_n: int | None = None,
-        max_tokens_per_document: int | None = None,
-        cut: Cut = "end",
-        max_tokens: int | None = None,
-    ) -> Ranking:
-        """`max_tokens`: as in `embed`, of what the model reads at once: a pair, or each text on its own."""
-        ...
-
-    async def tokenize(
-        self, model: str | None, texts: Sequence[str], *, specials: bool = True
-    ) -> tuple[Pieces, ...]: ...
-
-    async def decode(
-        self, model: str | None, ids: Sequence[Sequence[int]], *, skip_specials: bool = True
-    ) -> tuple[str, ...]: ...
 
 
 T = TypeVar("T")

@@ -23,12 +23,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from vecgate.app import _models
-from vecgate.core import Backend, Batch, Checkpoint, Tokens
+from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine import weights
 from vecgate.engine.model import Model
 from vecgate.engine.waiting import Limits
 from vecgate.errors import CheckpointError, ConfigError, VecgateError
 from vecgate.settings import Settings
+from vecgate.traits import Backend
 
 LAYER = re.compile(r"\.\d+\.")
 """In the name of what every token goes through; embeddings, poolers and heads have no number."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from vecgate.core import Backend, Batch, Task, Tokens, Vectors
+from vecgate.core import Batch, Task, Tokens, Vectors
 from vecgate.errors import BackendFailed
+from vecgate.traits import Backend
 
 HEAD, TAIL = 2, 3
 """Ids that stand for [CLS] and [SEP] in made-up rows."""

@@ -13,8 +13,9 @@ import pytest
 from tests.backends.contract import Contract, made_rows
 from vecgate.backends import open_backend
 from vecgate.backends.fake import Fake, Script, load
-from vecgate.core import Backend, Batch, Checkpoint, Task, Tokens
+from vecgate.core import Batch, Checkpoint, Task, Tokens
 from vecgate.errors import BackendFailed, ConfigError, OutOfMemory
+from vecgate.traits import Backend
 
 
 def checkpoint(task: Task = "embed", **config: int) -> Checkpoint:

@@ -13,8 +13,9 @@ import pytest
 
 from vecgate.backends import BACKENDS, choose, open_backend
 from vecgate.backends.fake import load as load_fake
-from vecgate.core import Backend, Checkpoint, Task
+from vecgate.core import Checkpoint, Task
 from vecgate.errors import ConfigError
+from vecgate.traits import Backend
 
 MAC: dict[str, Any] = {"system": "Darwin", "machine": "arm64"}
 LINUX: dict[str, Any] = {"system": "Linux", "machine": "x86_64"}

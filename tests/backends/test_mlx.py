@@ -42,10 +42,11 @@ from vecgate.backends.mlx import FAMILIES, backend, devices
 from vecgate.backends.mlx import bert as family
 from vecgate.backends.mlx import weights as files
 from vecgate.backends.mlx.backend import MLXBackend, load
-from vecgate.core import Backend, Batch, Checkpoint, Dense, Pooling, Task, Tokens, Vectors
+from vecgate.core import Batch, Checkpoint, Dense, Pooling, Task, Tokens, Vectors
 from vecgate.engine.checkpoint import read, resolve
 from vecgate.engine.tokenizer import Tokenizer
 from vecgate.errors import BackendFailed, CheckpointError, ConfigError, DeviceLost, OutOfMemory
+from vecgate.traits import Backend
 
 SRC = Path(__file__).parents[2] / "src"
 REFERENCE = SRC / "vecgate" / "engine" / "reference.py"
@@ -652,7 +653,9 @@ def test_the_batch_is_cut_to_what_fits(bert: Checkpoint, monkeypatch: pytest.Mon
     assert 64 <= opened.card.batch_tokens < 2048
     half = replace(bert, weight_bytes=1_000_000, stored_dtype="float16")
     quantised = replace(half, quantization={"bits": 4})
-    assert load(bert, device="cpu", memory_fraction=0.5, others=[quantised]).card.batch_tokens < opened.card.batch_tokens
+    assert (
+        load(bert, device="cpu", memory_fraction=0.5, others=[quantised]).card.batch_tokens < opened.card.batch_tokens
+    )
     with pytest.raises(ConfigError, match=r"longest input, the other models 0\.00 GiB, and 0\.00 GiB are in use"):
         load(bert, device="cpu", memory_fraction=0.5, others=[half])
 

@@ -23,10 +23,11 @@ from tests import tiny
 from tests.awkward import TEXTS
 from tests.backends.contract import Contract, made_rows, one_by_one
 from vecgate.backends.torch import TorchBackend, devices, load
-from vecgate.core import Backend, Batch, Checkpoint, Dense, Pooling, Task, Tokens, Vectors
+from vecgate.core import Batch, Checkpoint, Dense, Pooling, Task, Tokens, Vectors
 from vecgate.engine.checkpoint import read, resolve
 from vecgate.engine.tokenizer import Tokenizer
 from vecgate.errors import BackendFailed, DeviceLost, OutOfMemory
+from vecgate.traits import Backend
 
 REFERENCE = Path(__file__).parents[2] / "src" / "vecgate" / "engine" / "reference.py"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests import small
 from vecgate.backends import fake
-from vecgate.core import Call, Cut, Engine, Ranking, Task
+from vecgate.core import Call, Cut, Ranking, Task
 from vecgate.engine import batcher
 from vecgate.engine.local import LocalEngine, unit
 from vecgate.engine.model import Model, prompt_of
@@ -32,6 +32,7 @@ from vecgate.errors import (
     SpaceMismatch,
     WrongTask,
 )
+from vecgate.traits import Engine
 
 T = TypeVar("T")
 CALL = Call("test")

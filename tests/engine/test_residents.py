@@ -15,10 +15,11 @@ import pytest
 
 from tests import small
 from vecgate.backends import fake
-from vecgate.core import Backend, Call, Checkpoint
+from vecgate.core import Call, Checkpoint
 from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model
 from vecgate.errors import BackendFailed, CheckpointError, DeadlineExceeded, NoRoom, NotReady
+from vecgate.traits import Backend
 
 T = TypeVar("T")
 CALL = Call("test", 20.0)

@@ -95,7 +95,7 @@ def row_of(ids: Sequence[int]) -> Vectors:
 
 @dataclass
 class StubEngine:
-    """core.Engine over the word-level tokeniser. `fail`: raised by embed and rerank. `calls`: what embed was given;
+    """traits.Engine over the word-level tokeniser. `fail`: raised by embed and rerank. `calls`: what embed was given;
     `rankings`: what rerank was."""
 
     name: str = "org/stub-embed"

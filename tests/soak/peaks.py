@@ -19,9 +19,10 @@ import numpy as np
 from tests.live import environment
 from tests.soak.memory import BACKENDS, BLAS, THREADS
 from vecgate.backends import open_backend
-from vecgate.core import Backend, Batch, Checkpoint, Tokens
+from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine import checkpoint
 from vecgate.footprint import footprint
+from vecgate.traits import Backend
 
 MOST = 1.25
 """Of the estimate of the fullest batch that one may take: the allocator's own share, 1.12 measured, comes on top."""

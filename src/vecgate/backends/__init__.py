@@ -10,8 +10,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from vecgate.core import Backend, Checkpoint, Task
+from vecgate.core import Checkpoint, Task
 from vecgate.errors import ConfigError
+from vecgate.traits import Backend
 
 BACKENDS = {
     "torch": "vecgate.backends.torch:load",

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vecgate.core import Backend, Batch, Vectors
+from vecgate.core import Batch, Vectors
 from vecgate.engine.waiting import Item, Limits
 from vecgate.errors import BackendFailed, OutOfMemory, VecgateError
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.batcher")
 

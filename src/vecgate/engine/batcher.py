@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vecgate.core import Backend, BatchReport, Memory, Queue, Tokens
+from vecgate.core import BatchReport, Memory, Queue, Tokens
 from vecgate.engine.attempt import Attempt, Outcome, where
 from vecgate.engine.waiting import Item, Lane, Limits, Ticket
 from vecgate.errors import NotReady, VecgateError
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.batcher")
 T = TypeVar("T")

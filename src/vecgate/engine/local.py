@@ -21,7 +21,6 @@ from typing import TypeVar
 import numpy as np
 
 from vecgate.core import (
-    Backend,
     BatchReport,
     Call,
     Cut,
@@ -46,6 +45,7 @@ from vecgate.engine.verify import Form, before_ready
 from vecgate.engine.waiting import Limits
 from vecgate.engine.work import Question, Work, both, distinct
 from vecgate.errors import BackendFailed, DeadlineExceeded, InvalidRequest, NotReady, Overloaded
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
 T = TypeVar("T")
@@ -63,7 +63,7 @@ INLINE_NUMBERS = 262_144
 
 
 class LocalEngine:
-    """core.Engine on this process's device; `start` loads, `close` ends it.
+    """traits.Engine on this process's device; `start` loads, `close` ends it.
 
     max_rows: most rows of one forward. batch_tokens: computed tokens of one forward (None: what the device likes). cache:
     the folder where hashes of the models' files are remembered (None: nowhere). verify: what a model must show on its

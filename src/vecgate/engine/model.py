@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter, time
 
-from vecgate.core import Backend, BackendCard, Checkpoint, ModelCard, ModelState, Tokens, Verification
+from vecgate.core import BackendCard, Checkpoint, ModelCard, ModelState, Tokens, Verification
 from vecgate.engine.names import names_of
 from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
 from vecgate.engine.warmup import warm
 from vecgate.errors import InvalidRequest, NotReady, SpaceMismatch
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
 

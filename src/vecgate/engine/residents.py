@@ -17,11 +17,12 @@ from functools import partial
 from math import ceil
 from time import monotonic
 
-from vecgate.core import Backend, State
+from vecgate.core import State
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model
 from vecgate.errors import CheckpointError, NoRoom, NotReady
 from vecgate.ram import give_back
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
 

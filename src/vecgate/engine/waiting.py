@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from time import monotonic
 
-from vecgate.core import Backend, Tokens, Vectors
+from vecgate.core import Tokens, Vectors
+from vecgate.traits import Backend
 
 WINDOW_ROWS = 1024
 WINDOW_BUDGETS = 8

@@ -11,9 +11,10 @@ from time import perf_counter
 
 import numpy as np
 
-from vecgate.core import Backend, Batch, Tokens
+from vecgate.core import Batch, Tokens
 from vecgate.engine.waiting import padded
 from vecgate.errors import BackendFailed
+from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
 

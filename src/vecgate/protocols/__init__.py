@@ -1,7 +1,7 @@
 """The edge: a protocol is a file that exports ROUTES; mounting.py makes one Litestar handler a path out of all of them.
 
 Where several routes share a path and method, the body's key decides, and the error follows in that route's dialect.
-Before a body is read the path's first route decides. Knows core.Engine, never the engine itself.
+Before a body is read the path's first route decides. Knows traits.Engine, never the engine itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from vecgate.core import Applied, Call, Cut, Engine
+from vecgate.core import Applied, Call, Cut
 from vecgate.errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from vecgate.errors import (
     Unauthenticated,
     VecgateError,
 )
+from vecgate.traits import Engine
 
 PROTOCOLS = {
     "openai": "vecgate.protocols.openai",

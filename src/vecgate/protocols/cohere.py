@@ -1,6 +1,6 @@
 """Cohere's wire protocol, versions 1 and 2: rerank and embed; rerank clients of Jina, vLLM and LiteLLM are served too.
 
-Knows core.Engine and the site's limits; how a row or a score is computed is none of its business.
+Knows traits.Engine and the site's limits; how a row or a score is computed is none of its business.
 """
 
 from __future__ import annotations

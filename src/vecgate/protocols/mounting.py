@@ -15,9 +15,10 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler, asgi
 from litestar.types import ASGIApp, ExceptionHandlersMap, Method, Receive, Scope, Send
 
-from vecgate.core import Applied, Call, Engine, Record
+from vecgate.core import Applied, Call, Record
 from vecgate.errors import InvalidRequest, MethodNotAllowed, VecgateError
 from vecgate.protocols import Answer, Ask, Part, Render, Route, Site, bodies, cuts, expecting, headers_of, shown
+from vecgate.traits import Engine
 
 METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """What reaches an endpoint, which answers 405 itself; others end at Litestar's own 405."""

@@ -1,6 +1,6 @@
 """The native routes: /api/v1/embed, /api/v1/rerank, their short forms /embed and /rerank, and /api/v1/rerank/batch.
 
-Knows core.Engine and the site's limits; how a row is computed is none of its business.
+Knows traits.Engine and the site's limits; how a row is computed is none of its business.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ollama's wire protocol, as far as it is about embeddings: embed, the older embeddings, and what there is.
 
-Knows core.Engine and the site's limits. What it answers to an empty input and which rows have unit length follows
+Knows traits.Engine and the site's limits. What it answers to an empty input and which rows have unit length follows
 server/routes.go of Ollama (2026).
 """
 

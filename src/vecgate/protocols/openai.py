@@ -1,6 +1,6 @@
 """OpenAI's wire protocol: embeddings and the list of models.
 
-Knows core.Engine, nothing of other protocols; whose token ids come in is token_ids.py's matter.
+Knows traits.Engine, nothing of other protocols; whose token ids come in is token_ids.py's matter.
 """
 
 from __future__ import annotations

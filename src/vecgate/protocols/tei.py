@@ -1,6 +1,6 @@
 """The wire protocol of Hugging Face's Text Embeddings Inference: embed, similarity, rerank, tokenize, decode, info.
 
-Knows core.Engine and the site's limits; how a row or a score is computed is none of its business.
+Knows traits.Engine and the site's limits; how a row or a score is computed is none of its business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whose token ids a request holds, the model's own or OpenAI's, and the inputs that they stand for.
 
 The only door to tiktoken, whose tables are read from a folder; `fetch`, which no request reaches, fills it. Knows
-core.Engine, nothing of requests.
+traits.Engine, nothing of requests.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from vecgate.core import Engine
 from vecgate.errors import CheckpointError, ConfigError, InvalidRequest
 from vecgate.protocols import Site
+from vecgate.traits import Engine
 
 if TYPE_CHECKING:
     import tiktoken

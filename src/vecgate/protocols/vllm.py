@@ -1,6 +1,6 @@
 """vLLM's /score: how well the second text of each pair answers the first. (Its /rerank is served by cohere.py's routes.)
 
-Knows core.Engine and the site's limits; how a score is computed is none of its business.
+Knows traits.Engine and the site's limits; how a score is computed is none of its business.
 """
 
 from __future__ import annotations
