@@ -217,6 +217,8 @@ REFUSED: list[tuple[list[str], str]] = [
     (["embed", "in.jsonl", "-o", "in.jsonl"], "is the input"),
     (["embed", "x", "--model", "./nowhere"], "nowhere"),
     (["embed", "x", "--url"], "--url"),
+    (["embed", "x", "--model", "a", "--model", "b"], "vecgate embed takes one model, and the flags name a and b"),
+    (["rerank", "q", "d", "--reranker", "a", "--reranker", "b"], "vecgate rerank takes one"),
     (["rerank"], "QUERY"),
     (["rerank", "q", "d", "--top-n", "none"], "no whole number"),
     (["rerank", "q", "d", "--method", "magic"], "bi+cross-encoder"),

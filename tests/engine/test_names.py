@@ -33,6 +33,16 @@ def test_full_id_last_component_and_aliases_in_any_case(asked: str) -> None:
     assert Names([EMBEDDER]).find(asked, "embed") == Name("org/Mini-LM")
 
 
+def test_a_true_name_goes_before_what_is_short_for_another_and_the_first_has_what_is_short_for_two() -> None:
+    first, second = replace(EMBEDDER, name="a/mini"), replace(EMBEDDER, name="b/mini")
+    names = Names([first, second, replace(RERANKER, name="MINI")])
+    assert names.any("mini").name == "MINI"
+    assert names.any("a:b").name == "a/mini"
+    assert names.aliases_of("a/mini") == ("a:b",)
+    assert names.aliases_of("b/mini") == ()
+    assert names.listed() == ["a/mini", "a:b", "b/mini", "MINI"]
+
+
 @pytest.mark.parametrize("asked", [None, "", "  "])
 def test_no_name_is_the_default(asked: str | None) -> None:
     assert Names([EMBEDDER, RERANKER]).find(asked, "embed") == Name("org/Mini-LM")

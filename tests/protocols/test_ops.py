@@ -140,6 +140,17 @@ def test_who_is_not_ready_says_when_to_come_back(state: State) -> None:
     assert get("/health/ready", Staged(state=state)).headers["retry-after"] == "5"
 
 
+def test_a_server_of_which_one_model_failed_is_not_ready_and_not_to_be_restarted() -> None:
+    class Half(Staged):
+        def status(self) -> Status:
+            found = super().status()
+            (card, *_) = found.models
+            return replace(found, models=(replace(card, state="failed"), replace(card, name="other", state="unloaded")))
+
+    engine = Half(state="failed")
+    assert [get(path, engine).status_code for path in ("/health", "/health/ready", "/health/live")] == [503, 503, 200]
+
+
 def test_a_failed_model_is_told_and_does_not_ask_for_retries() -> None:
     engine = Staged(state="failed", error="model.safetensors ends early.")
     assert get("/health", engine).json()["error"] == "model.safetensors ends early."
