@@ -145,7 +145,9 @@ def test_head_is_get_without_a_body(app: Whole, path: str) -> None:
 def test_the_document_and_its_page_ask_for_nothing_from_elsewhere(app: Whole) -> None:
     document = app.get("/openapi.json").json()
     assert document["paths"].keys() >= {*PATHS, "/v1/models", "/health"}
-    assert "default-src 'self'" in app.get("/docs").headers["content-security-policy"]
+    allowed = app.get("/docs").headers["content-security-policy"].split("; ")
+    assert "default-src 'none'" in allowed
+    assert {source for rule in allowed for source in rule.split()[1:]} == {"'none'", "'self'", "data:"}
 
 
 def test_the_two_models_are_served_by_their_routes(app: Whole) -> None:
@@ -226,6 +228,44 @@ def test_with_a_key_only_its_bearers_are_served(tmp_path: Path) -> None:
         )
         assert app.get("/health").json() == {"status": "ok"}
         assert app.get("/docs").status_code == app.get("/health/ready").status_code == 200
+
+
+# the page
+
+
+def test_the_page_is_told_of_settings_and_never_of_a_key(tmp_path: Path) -> None:
+    with Whole(tmp_path, VECGATE_API_KEY="sesame-one", BATCH_SIZE="7") as app:
+        assert app.get("/api/v1/about").status_code == app.get("/api/v1/live").status_code == 401
+        answer = app.get("/api/v1/about", authorization="Bearer sesame-one")
+        rows = {row["name"]: row for row in answer.json()["settings"]}
+        assert (rows["BATCH_SIZE"]["value"], rows["BATCH_SIZE"]["default"], rows["BATCH_SIZE"]["changed"]) == (
+            "7",
+            "32",
+            True,
+        )
+        assert (rows["VECGATE_API_KEY"]["value"], rows["PORT"]["changed"]) == ("set", False)
+        assert answer.json()["folders"]["small"].endswith("/small")
+        assert "sesame" not in answer.text
+
+
+def test_who_watches_takes_nobodys_room_and_leaves_with_the_server(tmp_path: Path) -> None:
+    with Whole(tmp_path, VECGATE_MAX_IN_FLIGHT="1", VECGATE_KEY_CONCURRENCY="1", VECGATE_RATE_LIMIT="1") as app:
+
+        async def watch_and_work() -> tuple[list[int], httpx.Response]:
+            streams = [asyncio.ensure_future(app.client.get("/api/v1/live")) for _ in range(2)]
+            await asyncio.sleep(0)
+            body = {"input": "a cat"}
+            statuses = [(await app.client.post("/v1/embeddings", json=body)).status_code for _ in range(2)]
+            app.life.leaving()
+            await app.life.drain(LIMIT_S)
+            return statuses, (await asyncio.gather(*streams))[0]
+
+        statuses, stream = app.run(watch_and_work())
+        assert statuses == [200, 429]  # the second is over the rate
+        first, *_, last = [json.loads(event.removeprefix("data: ")) for event in stream.text.split("\n\n") if event]
+        assert (first["in_flight"], first["status"]) == (0, "ok")
+        assert (last["status"], last["leaving"], last["totals"]["inputs"]) == ("draining", True, 1)
+        assert last["totals"]["errors"] == {"429": 1}
 
 
 # what nobody foresaw

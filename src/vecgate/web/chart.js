@@ -72,9 +72,9 @@ function line(points, column, place, high, i) {
   return s("g", { class: `line-${i}` }, fill, s("path", { class: "stroke", d: path || "M0 0", "vector-effect": "non-scaling-stroke" }));
 }
 
-// The next of 1, 2, 5 times a power of ten.
+// The next round number.
 function nice(most) {
   if (most <= 0) return 0;
   const power = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= most * 0.999);
+  return [1, 1.5, 2, 3, 5, 7.5, 10].map((step) => step * power).find((step) => step >= most * 0.999);
 }

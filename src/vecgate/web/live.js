@@ -195,8 +195,8 @@ function memory({ process, machine, device_memory: device }) {
     meter("The machine", used, machine.memory_bytes),
     device && device.limit_bytes && meter("The device's arrays", device.active_bytes + device.cache_bytes, device.limit_bytes),
     facts([
-      ["This process", `${Math.round(process.cpu_percent)} % of one core`],
-      ["The machine", `${Math.round(machine.cpu_percent)} % of ${plural(machine.cpu_count, "core")}`],
+      ["Processor", `${Math.round(process.cpu_percent)} % of one core`],
+      ["All processors", `${Math.round(machine.cpu_percent)} % of ${plural(machine.cpu_count, "core")}`],
     ]),
   ].filter(Boolean);
 }

@@ -23,8 +23,8 @@ export function map(texts, rows) {
         onpointerleave: hide,
         onblur: hide,
       },
-      s("circle", { cx: x, cy: y, r: 12 }),
-      s("text", { x, y: y + 4.5, "text-anchor": "middle", "aria-hidden": "true", text: i + 1 }),
+      s("circle", { cx: x, cy: y, r: 15 }),
+      s("text", { x, y: y + 5.5, "text-anchor": "middle", "aria-hidden": "true", text: i + 1 }),
     ),
   );
 

@@ -15,7 +15,7 @@ export const onServer = (listener) => {
   listener(server);
 };
 
-export const ready = () => server.state === "ok" && server.trusted;
+export const ready = () => server.state === "ok" && server.trusted && server.models.length > 0;
 export const embedders = () => server.models.filter((card) => card.task === "embed");
 export const embedder = () => embedders()[0];
 export const reranker = () => server.models.find((card) => card.task === "rerank");
@@ -45,7 +45,8 @@ async function learn() {
 }
 
 const unsettled = () =>
-  server.state !== "ok" || (server.trusted && server.models.some((card) => card.task === "embed" && !card.space));
+  server.state !== "ok" ||
+  (server.trusted && (server.models.length === 0 || embedders().some((card) => card.state === "ready" && !card.space)));
 
 function tell() {
   for (const listener of listeners) listener(server);
