@@ -212,9 +212,9 @@ def test_each_row_of_the_table_is_one_field() -> None:
     assert set(SAMPLES) == set(BY_KEY)
 
 
-def test_plain_names_are_the_seed_documents_and_tiktokens_own() -> None:
+def test_plain_names_are_the_seed_documents_the_log_files_and_tiktokens_own() -> None:
     plain = {setting.name for setting in SETTINGS if not setting.name.startswith("VECGATE_")}
-    assert plain == SEED_NAMES | {"TIKTOKEN_CACHE_DIR"}
+    assert plain == SEED_NAMES | {"LOG_FILE", "TIKTOKEN_CACHE_DIR"}
 
 
 @pytest.mark.parametrize(("setting", "texts", "values", "tomls"), EACH)

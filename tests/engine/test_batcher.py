@@ -446,6 +446,7 @@ def test_the_row_by_row_run_asks_before_each_row(bench: Bench, monkeypatch: pyte
     forward = bench.backend.forward
     sizes: list[int] = []
     tickets: list[Ticket] = []
+    alone = threading.Event()
 
     def failing(batch: Batch) -> np.ndarray:
         sizes.append(len(batch.rows))
@@ -453,6 +454,7 @@ def test_the_row_by_row_run_asks_before_each_row(bench: Bench, monkeypatch: pyte
             raise RuntimeError("the batch")
         for ticket in tickets:
             ticket.gone = True  # its client leaves during the first of its rows
+        alone.set()
         return forward(batch)
 
     async def calls() -> None:
@@ -465,9 +467,10 @@ def test_the_row_by_row_run_asks_before_each_row(bench: Bench, monkeypatch: pyte
         monkeypatch.setattr(bench.backend, "forward", failing)
         bench.release()
         await first
-        await asyncio.wrap_future(bench.batcher.run(lambda: None))
+        assert await asyncio.to_thread(alone.wait, 30)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
+        await asyncio.wrap_future(bench.batcher.run(lambda: None))
 
     asyncio.run(calls())
     assert sizes == [3, 1]
