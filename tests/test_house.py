@@ -240,6 +240,12 @@ def test_the_command_line_imports_no_server_for_its_help() -> None:
     assert loaded_by("import vecgate.cli") & {"litestar", "granian", "numpy"} == set()
 
 
+def test_the_framework_looks_for_no_library_of_types() -> None:
+    loaded = loaded_by("from vecgate.app import Bare; Bare(openapi_config=None, logging_config=None)")
+    assert "litestar" in loaded
+    assert loaded & {"attrs", "pydantic"} == set()
+
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 

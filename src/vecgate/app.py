@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
+from litestar.plugins import PluginProtocol
 
 from vecgate import __version__, access, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
@@ -82,6 +83,15 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
     )
 
 
+class Bare(Litestar):
+    """Without the plugins it looks for by itself: they import pydantic wherever that is installed, a tenth of the time
+    until the first answer, for types that no handler here has."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return plugins
+
+
 def create_app(
     settings: Settings,
     engine: Engine,
@@ -113,7 +123,7 @@ def create_app(
         now=now,
         about=partial(_about, settings, engine),
     )
-    litestar = Litestar(
+    litestar = Bare(
         route_handlers=mounting.mount(table, engine, site),
         exception_handlers={
             HTTPException: partial(_outside_a_route, table, render, protocols.base_finder(table)),
