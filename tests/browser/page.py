@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,13 @@ from tests.live import Live
 KEY = "sesame-of-the-page"
 VIEWS = ("try", "rerank", "live", "model")
 SHOTS = os.environ.get("SHOTS")
+PICTURES = (
+    ("try", 1440, "light"),
+    ("live", 1440, "dark"),
+    ("rerank", 1440, "dark"),
+    ("try", 390, "dark"),
+    ("live", 390, "light"),
+)
 SIZES = ((1440, "light"), (390, "dark"), (1440, "dark"), (390, "light"))
 
 
@@ -372,25 +380,28 @@ def test_pictures_are_kept(page: Page, real: Live) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
 
-    def load() -> None:
-        while not stop.wait(0.05):
-            ask(real, "/v1/embeddings", {"input": ["a cat"] * 6})
+    def load(seed: int) -> None:
+        chance = random.Random(seed)
+        while not stop.wait(0.3 * chance.random()):
+            texts = ["some words " * chance.randint(1, 4) for _ in range(chance.randint(1, 6))]
+            ask(real, "/v1/embeddings", {"input": texts})
 
-    for width, scheme in SIZES:
+    for view, width, scheme in PICTURES:
         page.look(width, scheme)
-        for view in VIEWS:
-            page.open(f"{real.url}/#{view}").see("#state", "ready")
-            if view in ("try", "rerank"):
-                out = "#compare" if view == "try" else "#rerank"
-                page.click(f"{out}-go")
-                page.settled(f"{out}-out")
-            if view == "live":
-                stop.clear()
-                threads = [threading.Thread(target=load) for _ in range(3)]
-                for thread in threads:
-                    thread.start()
-                stop.wait(25)
-                stop.set()
-                for thread in threads:
-                    thread.join()
+        page.open(f"{real.url}/#{view}").see("#state", "ready")
+        if view in ("try", "rerank"):
+            out = "#compare" if view == "try" else "#rerank"
+            page.click(f"{out}-go")
+            page.settled(f"{out}-out")
+        if view == "live":
+            stop.clear()
+            threads = [threading.Thread(target=load, args=(seed,)) for seed in range(2)]
+            for thread in threads:
+                thread.start()
+            stop.wait(45)
+            page.shoot(kept / f"{view}-{width}-{scheme}.png", 1100 if width > 600 else 1500)
+            stop.set()
+            for thread in threads:
+                thread.join()
+        else:
             page.shoot(kept / f"{view}-{width}-{scheme}.png", 1100 if width > 600 else 1500)

@@ -4,7 +4,8 @@ const VARIABLE = "VECGATE_API_KEY";
 
 const json = (value) => JSON.stringify(value, null, 2);
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
-const python = (value) => json(value).replaceAll("\n", "\n    ");
+const literal = (value) => JSON.stringify(value, null, 4); // of texts and lists of them Python reads the same
+const python = (value) => literal(value).replaceAll("\n", "\n    "); // as an argument on a line of its own
 
 function curl(call, path, body) {
   const bearer = call.keyed ? `  -H "Authorization: Bearer $${VARIABLE}" \\\n` : "";
@@ -74,7 +75,7 @@ export function embedCalls(call) {
       program(
         call,
         "from langchain_openai import OpenAIEmbeddings",
-        `embeddings = OpenAIEmbeddings(\n${langchain})\nvectors = embeddings.embed_documents(${json(call.texts)})`,
+        `embeddings = OpenAIEmbeddings(\n${langchain})\nvectors = embeddings.embed_documents(${literal(call.texts)})`,
       ),
     ],
     [
@@ -83,7 +84,7 @@ export function embedCalls(call) {
       program(
         call,
         "from llama_index.embeddings.openai_like import OpenAILikeEmbedding",
-        `embeddings = OpenAILikeEmbedding(\n${llama})\nvectors = embeddings.get_text_embedding_batch(${json(call.texts)})`,
+        `embeddings = OpenAILikeEmbedding(\n${llama})\nvectors = embeddings.get_text_embedding_batch(${literal(call.texts)})`,
       ),
     ],
     ["n8n", "Paste it on n8n's canvas. Its Embeddings OpenAI node takes the same base URL, with /v1.", n8n(call, "v1/embeddings", body)],
@@ -95,7 +96,7 @@ export function rerankCalls(call) {
   const native = { query: call.query, passages: call.documents, method: call.method };
   const cohere = { model: call.model, query: call.query, documents: call.documents };
   const top = `top_n=${call.documents.length}`;
-  const documents = json(call.documents);
+  const documents = literal(call.documents);
   const langchain = listed([`base_url="${call.base}"`, `cohere_api_key=${secret(call)}`, `model=${json(call.model)}`, top]);
   const llama = listed([`base_url="${call.base}"`, `api_key=${secret(call)}`, `model=${json(call.model)}`, top]);
   return [

@@ -6,7 +6,7 @@ import { between, quantile, sum } from "./readings.js";
 import { hear, askForKey, onServer, server } from "./server.js";
 import { watch } from "./stream.js";
 
-const NOW_S = 5; // the figures of now are of so many seconds
+const NOW_S = 5; // a rate is that of so many seconds: a long batch is counted at its end
 const QUANTILES_S = 15;
 const SHARES = [0.5, 0.95, 0.99];
 
@@ -145,7 +145,7 @@ function draw(reading) {
 }
 
 function point(reading, i) {
-  const [before, wide] = [readings[i - 1], back(i, QUANTILES_S)];
+  const [before, wide] = [back(i, NOW_S), back(i, QUANTILES_S)];
   const by = before && between(before, reading);
   return {
     atS: reading.uptime_s,
