@@ -23,6 +23,7 @@ from tests.browser.chromium import Page
 from tests.live import Live
 
 KEY = "sesame-of-the-page"
+MARKUP = "<img src=x onerror=alert(1)>"
 VIEWS = ("try", "rerank", "live", "model")
 SHOTS = os.environ.get("SHOTS")
 PICTURES = (
@@ -135,12 +136,13 @@ def test_role_and_dimensions_change_the_numbers_and_say_what(page: Page, real: L
     assert '"dimensions": 64' in page.text(".code code")
 
 
-def test_what_is_cut_is_said(page: Page, real: Live) -> None:
+def test_what_is_cut_is_said_and_markup_is_text(page: Page, real: Live) -> None:
     page.open(f"{real.url}/#try").see("#state", "ready")
-    page.driver.execute_script("arguments[0].value = arguments[1]", page.one("#texts"), "a\n" + "word " * 300 + "\nb")
+    page.driver.execute_script("arguments[0].value = arguments[1]", page.one("#texts"), f"a\n{'word ' * 300}\n{MARKUP}")
     page.click("#compare-go")
     page.settled("#compare-out")
     assert page.text(".tokens .cut .count") == "302 cut to 256"
+    assert page.texts(".heat tbody th .text")[2] == page.texts(".tokens .text")[2] == MARKUP
 
 
 def test_documents_stand_in_the_order_of_the_api(page: Page, real: Live) -> None:
