@@ -184,19 +184,19 @@ def steps(name: str, change: Callable[[Steps], Steps]) -> Change:
 
 
 def from_the_start(found: Steps) -> Steps:
-    return lambda own, inputs, prompt, most, cut: found(own, inputs, prompt, most, "start")
+    return lambda own, inputs, prompt, most, cut, *more: found(own, inputs, prompt, most, "start", *more)
 
 
 def prompt_apart(found: Steps) -> Steps:
     """Tokenised on its own, and put before the text's ids."""
 
-    def encode(own: Tokenizer, inputs: Any, prompt: str, most: int, cut: Any) -> Iterator[list[Tokens]]:
+    def encode(own: Tokenizer, inputs: Any, prompt: str, most: int, cut: Any, *more: Any) -> Iterator[list[Tokens]]:
         def ids(text: str) -> list[int]:
             made: list[int] = own._inner.encode(text, add_special_tokens=False).ids
             return made
 
         apart = [ids(prompt) + ids(text) for text in inputs] if prompt else inputs
-        yield from found(own, apart, "", most, cut)
+        yield from found(own, apart, "", most, cut, *more)
 
     return encode
 

@@ -65,7 +65,9 @@ def told(answer: httpx.Response) -> str:
         assert body["error"].keys() == {"message", "type", "param", "code"}
         return str(body["error"]["message"])
     if path.startswith(("/v1/", "/v2/")):
-        assert body.keys() == {"message"}
+        assert body.keys() == {"message"} or (
+            path.endswith("/rerank") and body.keys() == {"error", "message"}
+        )  # native's
         return str(body["message"])
     return str(body["message"] if "message" in body else body["error"]["message"])
 

@@ -79,7 +79,8 @@ def test_no_line_holds_a_text_or_a_key(
     assert MARK not in "".join(capfd.readouterr())
 
 
-def test_a_library_that_says_more_is_not_heard() -> None:
+def test_a_library_that_says_more_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # off once the library is imported
     stream = io.StringIO()
     with logs.logging_to(stream, "DEBUG", "console"):
         for library in ("httpx", "httpcore", "transformers", "urllib3", "tokenizers", "huggingface_hub"):

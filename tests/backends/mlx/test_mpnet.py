@@ -120,7 +120,7 @@ BUCKETS = mpnet.buckets
 MISTAKES: dict[str, tuple[str, Any]] = {
     "no offset": ("places", lambda ids: mx.arange(ids.shape[1])),
     "another offset": ("PAD", 0),
-    "no bias by distance": ("buckets", lambda ahead: np.full_like(ahead, 40)),
+    "no bias by distance": ("buckets", np.zeros_like),
     "left is right": ("buckets", lambda ahead: BUCKETS(-ahead)),
     "distances beyond 16 are one": ("buckets", lambda ahead: BUCKETS(np.clip(ahead, -16, 16))),
     "pads are keys": ("MASKED", 0.0),
