@@ -87,3 +87,11 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace())
     ram.give_back()
+    ram.map_large_blocks()
+
+
+def test_large_blocks_are_mapped_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[int, int] = {}
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=told.__setitem__))
+    ram.map_large_blocks()
+    assert told == {ram.M_MMAP_THRESHOLD: 256 * 1024, ram.M_TRIM_THRESHOLD: 64 * 2**20}

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from vecgate.errors import ConfigError
-from vecgate.ram import usable_bytes
+from vecgate.ram import map_large_blocks, usable_bytes
 
 NAME = re.compile(r"(?P<kind>auto|cpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
@@ -43,6 +43,7 @@ class Device:
 
 def cpu(fraction: float) -> Device:
     """torch can't bound what a CPU process takes, so the bound is kept by refusing the load."""
+    map_large_blocks()
     process, total = psutil.Process(), usable_bytes()
     return Device(
         place=torch.device("cpu"),
