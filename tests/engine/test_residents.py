@@ -87,9 +87,10 @@ def test_a_model_nobody_asks_for_is_unloaded_and_loaded_again_by_the_next_reques
         assert opened.scripts[0].closed
         assert status.memory is not None
         assert status.memory.active_bytes == 0
+        loads = len(opened.scripts)  # 1, or 2 where a busy machine let the idle time pass before the first request
         after = await engine.embed(CALL, None, ["a cat"])
         np.testing.assert_array_equal(before.vectors, after.vectors)
-        assert len(opened.scripts) >= 2  # more where a busy machine answers after the next idle time is over
+        assert len(opened.scripts) == loads + 1
         await until(engine, "unloaded")  # and so on
 
     with_engine([opened.model()], use, idle_unload_min=SOON_MIN)

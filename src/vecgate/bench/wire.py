@@ -1,7 +1,7 @@
 """HTTP/1.1 as a load generator needs it: a kept connection, one request at a time, an answer in few microseconds.
 
-A general client costs more than the server it measures (httpx: about 0.4 ms of CPU a request, this: 0.03), which would be
-read as the server's latency. Knows no route: requests are bytes made beforehand, answers are bytes.
+What the client spends on a request is read as the server's latency, so it does as little as it can; each run measures how
+much that is. Knows no route: requests are bytes made beforehand, answers are bytes.
 """
 
 from __future__ import annotations
