@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "turns": set(),
     "app": {"", "access", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"}
     | GROUND,
-    "server": {"place"} | GROUND,
+    "server": {"access", "place", "turns"} | GROUND,
     "place": GROUND,
     "keys": GROUND,
     "rates": GROUND,

@@ -14,7 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import BadStatusLine
@@ -88,6 +90,17 @@ async def nothing(_seconds: float) -> None:
     pass
 
 
+def until_answered(url: str) -> bytes:
+    """What stands there once somebody listens."""
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=KILL_S) as answer:
+                return bytes(answer.read())
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+
+
 def test_a_port_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
     life = server.Life(leaving=lambda: None, drain=nothing, on_death=lambda _: None)
@@ -106,6 +119,39 @@ def test_a_socket_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.M
         with pytest.raises(ConfigError, match="is in use"):
             server.run(alive, life, Place(uds=path), 1.0)
         assert path.exists()
+
+
+def test_every_request_passes_the_loop_that_begins_a_burst_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """granian hands each over with a watcher that has its scope: what Loop tells a probe from a burst by."""
+    asked, die = list[str](), list[Callable[[], None]]()
+    is_probe = server._is_probe
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+
+    def noting(scope: dict[str, Any]) -> bool:
+        asked.append(scope["path"])
+        return is_probe(scope)
+
+    monkeypatch.setattr(server, "_is_probe", noting)
+    port = free_port()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await alive(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    def client() -> None:
+        for path in ("/v1/embeddings", "/health/live"):
+            assert until_answered(f"http://127.0.0.1:{port}{path}") == path.encode()
+        die[0]()
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client)
+        life = server.Life(leaving=lambda: None, drain=nothing, on_death=die.append)
+        assert server.run(app, life, Place("127.0.0.1", port), 1.0) == 1
+        asking.result()
+    assert set(asked) == {"/v1/embeddings", "/health/live"}
 
 
 def test_port_0_is_told_in_the_log(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from vecgate.flight import Message, Receive, Scope, Send
 from vecgate.guard import Guard
-from vecgate.turns import Turns
+from vecgate.turns import Loop, Turns
 
 
 async def passes(seen: list[str], count: int) -> None:
@@ -118,3 +120,83 @@ def test_a_probe_is_answered_in_the_middle_of_a_burst_served_or_refused(max_in_f
     asyncio.run(main())
     assert told.count("200 /embed" if max_in_flight else "429 /embed") == 50
     assert told.index("200 /health/live") < 10
+
+
+class Watcher:
+    """As much of granian's as the loop looks at."""
+
+    def __init__(self, path: str) -> None:
+        self.scope = {"type": "http", "method": "GET", "path": path}
+
+
+def is_first(scope: dict[str, object]) -> bool:
+    return scope["path"] == "/first"
+
+
+def run_on(loop: Loop, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+
+def test_a_burst_begins_in_parts_and_in_order_and_a_probe_before_it() -> None:
+    loop, seen = Loop(is_first, starts=3), list[str]()
+
+    async def main() -> None:
+        for at in range(8):
+            loop.call_soon_threadsafe(lambda one: seen.append(one.scope["path"]), Watcher(f"{at}"))
+        loop.call_soon_threadsafe(lambda one: seen.append(one.scope["path"]), Watcher("/first"))
+        await passes(seen, 5)
+
+    run_on(loop, main)
+    parts = " ".join(seen).split("pass")
+    assert [part.split() for part in parts if part.strip()] == [["0", "1", "2", "/first"], ["3", "4", "5"], ["6", "7"]]
+
+
+def test_every_start_of_many_threads_begins_once() -> None:
+    loop, seen = Loop(is_first, starts=2), list[str]()
+
+    async def main() -> None:
+        def hand_over(thread: int) -> None:
+            for at in range(200):
+                loop.call_soon_threadsafe(lambda one: seen.append(one.scope["path"]), Watcher(f"{thread} {at}"))
+
+        await asyncio.gather(*(asyncio.to_thread(hand_over, thread) for thread in range(4)))
+        await passes([], 401)
+
+    run_on(loop, main)
+    assert sorted(seen) == sorted(f"{thread} {at}" for thread in range(4) for at in range(200))
+    for thread in range(4):
+        own = [one for one in seen if one.startswith(f"{thread} ")]
+        assert own == sorted(own, key=lambda one: int(one.split()[1]))
+
+
+def test_a_start_that_raises_costs_no_other_its_turn() -> None:
+    loop, seen, told = Loop(is_first), list[str](), list[str]()
+
+    def begin(one: Watcher) -> None:
+        if one.scope["path"] == "1":
+            raise RuntimeError("not this one")
+        seen.append(one.scope["path"])
+
+    async def main() -> None:
+        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+        for at in range(4):
+            loop.call_soon_threadsafe(begin, Watcher(f"{at}"))
+        await passes([], 3)
+
+    run_on(loop, main)
+    assert seen == ["0", "2", "3"]
+    assert told == ["not this one"]
+
+
+def test_what_is_no_start_is_asyncios_alone() -> None:
+    loop, seen = Loop(is_first, starts=1), list[int]()
+
+    async def main() -> None:
+        handle = loop.call_soon_threadsafe(seen.append, 1)
+        loop.call_soon_threadsafe(seen.append, 2)
+        handle.cancel()
+        await passes([], 2)
+
+    run_on(loop, main)
+    assert seen == [2]
