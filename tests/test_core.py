@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ NOUNS: list[Any] = [
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
-    if dataclasses.is_dataclass(one):
-        names = [field.name for field in dataclasses.fields(one)]
+    if dataclasses.is_dataclass(one) or isinstance(one, msgspec.Struct):
+        names = list(inspect.signature(type(one)).parameters)
         return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
     if isinstance(one, tuple):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
@@ -88,7 +89,8 @@ def test_every_noun_that_can_cross_is_tried() -> None:
     nouns = {
         kind
         for kind in vars(core).values()
-        if dataclasses.is_dataclass(kind) and getattr(kind, "__dataclass_params__").frozen  # noqa: B009 - mypy: no attribute
+        if (dataclasses.is_dataclass(kind) and getattr(kind, "__dataclass_params__").frozen)  # noqa: B009 - mypy: no attribute
+        or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
     }
     assert nouns == {type(noun) for noun in NOUNS}
 

@@ -1,7 +1,7 @@
 """The vocabulary: the nouns that pass between protocols, engine and backends.
 
-Knows numpy and msgspec, no more. Every noun is a frozen dataclass that survives `pack`/`unpack` (msgpack), so that
-another process can hold the engine.
+Knows numpy and msgspec, no more. Every noun is frozen and survives `pack`/`unpack` (msgpack), so that another process can
+hold the engine: a dataclass, or where it is made for every request a msgspec.Struct, which takes a seventh of the time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ Verdict = Literal["passed", "deviates", "failed", "skipped"]
 """Of a check: as exact as the number type allows; further off, and not so far that it is refused; wrong; not made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request, made once by guard and passed down unchanged; `timeout_s` is the seconds LEFT when it was made.
 
     space: the vector space that the caller expects its rows or scores to be of, if it says so: Engine.embed and rerank
@@ -159,8 +158,7 @@ class Memory:
     limit_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What was done for one call.
 
     model: the true name. space: the vector space's fingerprint, once known. dimensions: of the rows (None: scores).
@@ -182,8 +180,7 @@ class Applied:
     dimensions: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(msgspec.Struct, frozen=True):
     """vectors: (N, D) float32 in input order."""
 
     vectors: Vectors

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -128,7 +129,7 @@ def test_roles_that_exist_always_and_those_that_do_not(tmp_path: Path) -> None:
     bare = small.checkpoint(tmp_path, prompts={}, default_prompt=None)
     assert prompt_of(bare, "query") == ("query", "")
     assert prompt_of(bare, None) == (None, "")
-    assert prompt_of(replace(bare, prompts={"x": "X: "}, default_prompt="x"), None) == ("x", "X: ")
+    assert prompt_of(dataclasses.replace(bare, prompts={"x": "X: "}, default_prompt="x"), None) == ("x", "X: ")
     with pytest.raises(InvalidRequest, match="document, query"):
         prompt_of(bare, "classification")
 
@@ -315,7 +316,7 @@ def test_unknown_names_and_spaces_are_refused(embedder: Model) -> None:
         with pytest.raises(ModelNotFound, match="small"):
             await engine.embed(CALL, "nobody", ["a"])
         with pytest.raises(SpaceMismatch, match="other"):
-            await engine.embed(replace(CALL, space="other"), None, ["a"])
+            await engine.embed(msgspec.structs.replace(CALL, space="other"), None, ["a"])
 
     with_engine([embedder], use)
 

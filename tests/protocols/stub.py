@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 from litestar import Litestar
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -177,7 +178,7 @@ class StubEngine:
         vectors = np.stack([row_of(ids) for ids, _ in rows])[:, :dimensions]
         if normalize:
             vectors = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        applied = replace(self._applied(role, rows), dimensions=vectors.shape[1])
+        applied = msgspec.structs.replace(self._applied(role, rows), dimensions=vectors.shape[1])
         return Embeddings(np.ascontiguousarray(vectors, np.float32), applied)
 
     async def rerank(

@@ -49,7 +49,9 @@ class Reranking(stub.StubEngine):
         max_tokens: int | None = None,
     ) -> Ranking:
         self.asked.append((method, top_n))
-        applied = replace(self._applied(None, [([1, 2, 3], 3)] * len(documents)), model="org/stub-rerank")
+        applied = msgspec.structs.replace(
+            self._applied(None, [([1, 2, 3], 3)] * len(documents)), model="org/stub-rerank"
+        )
         done: Method = "cross-encoder" if method == "auto" else method
         return Ranking(order=(1, 0), raw=(4.0, -4.0), scores=(0.98, 0.02), method=done, applied=applied)
 

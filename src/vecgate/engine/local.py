@@ -229,7 +229,7 @@ class LocalEngine:
             steps = found.tokenizer.encode_steps(inputs, prompt, most, cut)
             work = await self._rows(call, found, steps, size, most * len(inputs), batch_size)
             vectors = await self._finish(work.vectors, dimensions, normalize)
-        return Embeddings(vectors, replace(work.applied(role), dimensions=vectors.shape[1]))
+        return Embeddings(vectors, work.applied(role, dimensions=vectors.shape[1]))
 
     async def _rows(
         self,

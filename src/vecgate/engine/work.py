@@ -6,7 +6,9 @@ Knows no queue and no thread: engine/local.py makes the calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from vecgate.core import Applied, Cut, Tokens, Vectors
 from vecgate.engine.model import Model
@@ -45,7 +47,7 @@ class Work:
         assert self.ticket.vectors is not None
         return self.ticket.vectors if self.places is None else self.ticket.vectors[list(self.places)]
 
-    def applied(self, role: str | None = None, *, queries: int = 0) -> Applied:
+    def applied(self, role: str | None = None, *, queries: int = 0, dimensions: int | None = None) -> Applied:
         """The report; the first `queries` rows are a rerank query embedded on its own."""
         return Applied(
             model=self.model.name,
@@ -58,6 +60,7 @@ class Work:
             query_tokens=sum(len(row) for row in self.rows[:queries]),
             cut_queries=tuple((row.original, len(row)) for row in self.rows[:queries] if row.original > len(row)),
             space=self.model.space.text,
+            dimensions=dimensions,
         )
 
 

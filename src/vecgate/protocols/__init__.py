@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from itertools import takewhile
@@ -105,8 +105,7 @@ class Site:
     watching: set[object] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One decoded request: `body` is the route's Struct (None for GET), `parameters` the path's, `accept` the header.
 
     trusted: see core.Record; a public route must not tell others more than they need. known: the tags of If-None-Match.
@@ -122,16 +121,14 @@ class Ask:
     known: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Whole lines of a streamed body, sent as they come; `applied`, what was done for them, goes to the log line."""
 
     body: bytes
     applied: Applied | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a route answers; `applied` becomes the headers and the log line, `encode_s` (spent on the body) too.
 
     A body of Parts is NDJSON. It is closed whatever ends the answer, the client's leaving too, and should then stop its
@@ -142,7 +139,7 @@ class Answer:
     applied: Applied | None = None
     status: int = 200
     media_type: str = "application/json"
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = {}
     encode_s: float = 0.0
 
 
@@ -220,7 +217,7 @@ def _parameter(found: re.Match[str]) -> str:
 
 def expecting(call: Call, space: str | None) -> Call:
     """The call where it expects that vector space; None: as it is."""
-    return call if space is None else replace(call, space=space)
+    return call if space is None else msgspec.structs.replace(call, space=space)
 
 
 @contextmanager

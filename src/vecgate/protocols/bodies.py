@@ -29,12 +29,10 @@ STEP_BYTES = 2**20
 """Looked at between two moments at which other threads may run: about 5 ms."""
 
 
-async def aside(gate: asyncio.Semaphore, raw: bytes, work: Callable[[bytes], T]) -> T:
-    """`work(raw)`, in a thread where the body is large; `gate` holds how many of those there are at once."""
-    if len(raw) <= INLINE_BYTES:
-        return work(raw)
+async def aside(gate: asyncio.Semaphore, work: Callable[[], T]) -> T:
+    """`work()` in a thread; `gate` holds how many of those there are at once."""
     async with gate:
-        return await asyncio.to_thread(work, raw)
+        return await asyncio.to_thread(work)
 
 
 def check(raw: bytes) -> None:

@@ -271,9 +271,9 @@ def _role(asked: str | None, card: ModelCard) -> str | None:
     return next((name for name in card.prompts if name.casefold() == purpose), None)
 
 
-async def _rows(rows: Vectors, kind: vectors.Encoding) -> msgspec.Raw:
+async def _rows(rows: Vectors, kind: vectors.Encoding) -> Any:
     await asyncio.sleep(0)  # a turn of the loop between types, as `join` gives one between slices
-    return msgspec.Raw(await vectors.join(rows, lambda _, part: vectors.encode(part, kind)))
+    return await vectors.join(rows, lambda _, part: vectors.encode(part, kind))
 
 
 # both

@@ -20,6 +20,8 @@ from vecgate.errors import InvalidRequest, MethodNotAllowed, VecgateError
 from vecgate.protocols import Answer, Ask, Part, Render, Route, Site, bodies, cuts, expecting, headers_of, shown
 from vecgate.traits import Engine
 
+TOLD = frozenset((b"accept", b"if-none-match", b"x-vecgate-space"))
+"""The headers that say something to a route."""
 METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """What reaches an endpoint, which answers 405 itself; others end at Litestar's own 405."""
 
@@ -88,9 +90,13 @@ def _endpoint(template: str, found: list[Route], engine: Engine, site: Site, gat
             body = None
             if route.body is not None:
                 raw = await _read(receive)
-                route, body = await bodies.aside(gate, raw, partial(read, record))
-            call = _call(record.call, scope, body)
-            accept, known = (_header_of(scope, name) or "" for name in (b"accept", b"if-none-match"))
+                if len(raw) <= bodies.INLINE_BYTES:
+                    route, body = read(record, raw)
+                else:
+                    route, body = await bodies.aside(gate, partial(read, record, raw))
+            told = _told(scope)
+            call = _call(record.call, told.get(b"x-vecgate-space"), body)
+            accept, known = told.get(b"accept", ""), told.get(b"if-none-match", "")
             ask = Ask(engine, site, call, body, _parameters(scope), record.trusted, accept, known)
             answer = await route.handle(ask)
             if isinstance(answer.body, bytes):
@@ -128,24 +134,30 @@ def _parameters(scope: Scope) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()} if found else {}
 
 
-def _header_of(scope: Scope, name: bytes) -> str | None:
-    found = [value for header, value in scope["headers"] if header == name]
-    return b", ".join(found).decode("latin-1") if found else None
+def _told(scope: Scope) -> dict[bytes, str]:
+    found: dict[bytes, str] = {}
+    for name, raw in scope["headers"]:
+        if name in TOLD:
+            value = raw.decode("latin-1")
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
-def _call(call: Call, scope: Scope, body: Any) -> Call:
+def _call(call: Call, header: str | None, body: Any) -> Call:
     """With the vector space that the request expects, by its header or by its body."""
-    header, field = _header_of(scope, b"x-vecgate-space"), getattr(body, "space", None)
+    field = getattr(body, "space", None)
     if header is not None and field is not None and header != field:
         raise InvalidRequest(f"space is {shown(field)}, and the header x-vecgate-space says {shown(header)}.", "space")
     return expecting(call, header if field is None else field)
 
 
 async def _send(send: Send, answer: Answer, body: bytes, record: Record, *, with_body: bool) -> None:
-    length = {} if answer.status == 304 else {"content-length": str(len(body))}
-    headers = {"content-type": answer.media_type, **length, **answer.headers}
+    headers = {"content-type": answer.media_type}
+    if answer.status != 304:
+        headers["content-length"] = str(len(body))
+    headers.update(answer.headers)
     if answer.applied is not None:
-        headers |= headers_of(answer.applied, answer.encode_s)
+        headers.update(headers_of(answer.applied, answer.encode_s))
         _note(record, answer.applied)
         record.encode_s = answer.encode_s
     await _start(send, answer.status, headers)

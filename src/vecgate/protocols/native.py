@@ -132,8 +132,8 @@ async def _embed(ask: Ask) -> Embeddings:
         )
 
 
-async def _rows(found: Embeddings) -> msgspec.Raw:
-    return msgspec.Raw(await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float")))
+async def _rows(found: Embeddings) -> Any:
+    return await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float"))
 
 
 async def _answer(ask: Ask, body: RerankBody, models: Sequence[ModelCard]) -> tuple[RerankAnswer, Applied]:

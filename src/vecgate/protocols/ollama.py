@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -104,7 +105,7 @@ async def embed(ask: Ask) -> Answer:
         ask.call, body.model, texts, dimensions=dimensions, cut=_cut(body.truncate, ask.site.cut)
     )
     encoding_s = timer()
-    rows = msgspec.Raw(await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float")))
+    rows: Any = await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float"))
     answer = OllamaEmbeddings(
         model=model,
         embeddings=rows,

@@ -261,7 +261,7 @@ async def respond(found: Embeddings, model: str, encoding: vectors.Encoding) -> 
         encoded = vectors.encode(part, encoding)
         return [Embedding(index=i, embedding=one) for i, one in enumerate(encoded, start)]
 
-    data: Any = msgspec.Raw(await vectors.join(found.vectors, rows))
+    data: Any = await vectors.join(found.vectors, rows)
     tokens = sum(found.applied.tokens)
     return _encoder.encode(
         EmbeddingList(data=data, model=model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))

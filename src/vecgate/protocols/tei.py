@@ -116,7 +116,7 @@ async def embed(ask: Ask) -> Answer:
         cut=_cut(ask, body),
     )
     encoding_s = timer()
-    rows = await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float"))
+    rows = msgspec.json.encode(await vectors.join(found.vectors, lambda _, part: vectors.encode(part, "float")))
     headers = _headers(ask, found.applied, sum(map(len, inputs)), elapsed_s())
     return Answer(rows, found.applied, headers=headers, encode_s=encoding_s())
 

@@ -61,13 +61,13 @@ def binary(vectors: Vectors) -> NDArray[np.int8]:
     return (ubinary(vectors).astype(np.int16) - 128).astype(np.int8)
 
 
-async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> bytes:
+async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> list[Any] | msgspec.Raw:
     """The JSON array of `rows(start, part)` over all parts of at most SLICE_ROWS rows; the loop turns between them.
 
-    There is at least one row.
+    For msgspec's encoder: the list itself where it is one part, else its text. There is at least one row.
     """
     if len(vectors) <= SLICE_ROWS:
-        return _encoder.encode(rows(0, vectors))
+        return rows(0, vectors)
     body = bytearray()
     for start in range(0, len(vectors), SLICE_ROWS):
         if start:
@@ -76,7 +76,7 @@ async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> b
         _encoder.encode_into(rows(start, vectors[start : start + SLICE_ROWS]), body, at)
         if start:
             body[at : at + 1] = b","
-    return bytes(body)
+    return msgspec.Raw(body)
 
 
 def _arrays(rows: NDArray[np.float32] | Integers) -> list[Any]:

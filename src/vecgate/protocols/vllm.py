@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from uuid import uuid4
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from vecgate.core import Applied, Cut
 from vecgate.errors import (
