@@ -20,7 +20,7 @@ import pytest
 
 from tests import small
 from tests.test_banner import status
-from vecgate import __version__, cli, logs, place, server
+from vecgate import __version__, app, cli, logs, place, ram, server
 from vecgate.core import Status
 from vecgate.protocols import token_ids
 from vecgate.settings import SETTINGS, Settings
@@ -385,6 +385,23 @@ def test_flags_count_on_both_sides_of_an_action(place: str, folder: Path, capsys
 
 
 # the banner
+
+
+def test_what_is_loaded_is_settled_before_the_server_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    told: list[Callable[[Status], None]] = []
+
+    def build(_settings: Settings, on_ready: Callable[[Status], None], *_: object) -> tuple[None, None]:
+        told.append(on_ready)
+        return None, None
+
+    monkeypatch.setattr(app, "build", build)
+    monkeypatch.setattr(ram, "settle", lambda: told.append(lambda _: None))
+    monkeypatch.setattr(server, "run", lambda *_: told[0](ready(tmp_path / "ready")))
+    cli.serve(Settings(port=0))
+    assert len(told) == 2
+    assert "Ready at" in capsys.readouterr().err
 
 
 def ready(tmp_path: Path) -> Status:

@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
         "flags",
         "logs",
         "place",
+        "ram",
         "server",
         "settings",
         "shelf",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,3 +98,34 @@ def test_large_blocks_are_mapped_by_themselves(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=told.__setitem__))
     ram.map_large_blocks()
     assert told == {ram.M_MMAP_THRESHOLD: 256 * 1024, ram.M_TRIM_THRESHOLD: 64 * 2**20}
+
+
+@pytest.fixture
+def unsettled() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+class Ring:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_what_is_settled_is_not_looked_at_and_collected_once_it_is_asked_for() -> None:
+    ring = Ring()
+    gone = weakref.ref(ring)
+    ram.settle()
+    assert gc.get_freeze_count() > 10_000
+    assert not any(one is ring for one in gc.get_objects())
+    del ring
+    gc.collect()
+    assert gone() is not None
+    ram.collect()
+    assert gone() is None
+    assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
+    ram.collect()
+    assert gc.get_freeze_count() == 0

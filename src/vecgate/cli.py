@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -129,12 +128,17 @@ def serve(settings: Settings) -> int:
     """Load, listen, and stay until a signal; the exit status."""
     from vecgate import logs, server  # here, so that --help and --version cost no import of them
     from vecgate.app import build
+    from vecgate.ram import settle
     from vecgate.traces import traces
+
+    def ready(status: Status) -> None:
+        settle()
+        _announce(settings, place, status)
 
     place, spans = _place(settings), traces(os.environ, __version__)
     file = logs.File(settings.log_file, settings.log_file_bytes, settings.log_files) if settings.log_file else None
     with logs.logging_to(level=settings.log_level, form=settings.log_format, file=file) as lines:
-        app, life = build(settings, partial(_announce, settings, place), lambda: lines.lost, spans)
+        app, life = build(settings, ready, lambda: lines.lost, spans)
         for warning in warnings(settings):
             log.warning(warning)
         url = place.url(settings.host)

@@ -137,7 +137,8 @@ class BackendCard:
     """What a loaded model says of itself.
 
     pad_lengths: the lengths rows are padded to, ascending (None: packed, nothing is padded). batch_tokens: the tokens
-    of one batch that the device likes best.
+    of one batch that the device likes best, or the most that are tried where `tries_budgets`: its speed says whether fewer
+    are as fast.
     """
 
     backend: str
@@ -147,6 +148,7 @@ class BackendCard:
     pad_lengths: tuple[int, ...] | None
     batch_tokens: int
     weight_bytes: int
+    tries_budgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +249,8 @@ class ModelCard:
     """What may be told of one served model. Widths and names are None until it is loaded, the space until it is known;
     a reranker has no dimensions.
 
-    virtual: what a list of models shows beside the true name. batch_tokens_now: `batch_tokens`, or less for a while after
-    the device had no room for that.
+    virtual: what a list of models shows beside the true name. batch_tokens_now: `batch_tokens`, or less while budgets are
+    tried, and for a while after the device had no room for that.
     """
 
     name: str

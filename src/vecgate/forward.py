@@ -24,7 +24,7 @@ import msgspec
 
 from vecgate.app import _models
 from vecgate.core import Batch, Checkpoint, Tokens
-from vecgate.engine import weights
+from vecgate.engine import probe, weights
 from vecgate.engine.model import Model
 from vecgate.engine.waiting import Limits
 from vecgate.errors import CheckpointError, ConfigError, VecgateError
@@ -92,7 +92,9 @@ class Forward:
         self._model = model
         self._backend: Backend = model.load()
         card = self._backend.card
-        self._limits = Limits(settings.batch_tokens or card.batch_tokens, settings.max_batch_size, card.pad_lengths)
+        known = probe.recall(probe.key_of(model.checkpoint.config, card), settings.cache_dir.expanduser())
+        tokens = settings.batch_tokens or min(known or card.batch_tokens, card.batch_tokens)
+        self._limits = Limits(tokens, settings.max_batch_size, card.pad_lengths)
         self._cost = Cost.of(model.checkpoint)
 
     def loaded(self) -> Loaded:

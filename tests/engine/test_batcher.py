@@ -279,12 +279,12 @@ def test_no_room_halves_the_budget_and_it_comes_back(bench: Bench) -> None:
     rows = [row(*range(100))] * 60
     ticket = asyncio.run(bench.batcher.submit("m", rows))
     assert ticket.left == 0
-    assert bench.batcher.budget("m") == 500
+    assert bench.batcher.budget("m") == (LIMITS.tokens, 500)
     assert [len(batch.rows) for batch in bench.script.batches[:4]] == [10, 5, 5, 5]  # then every batch fits
     assert max(len(batch.rows) for batch in bench.script.batches[1:]) == 5
     bench.script.most_tokens = None
     asyncio.run(bench.batcher.submit("m", [row(*range(100))] * 2000))
-    assert bench.batcher.budget("m") == LIMITS.tokens
+    assert bench.batcher.budget("m") == (LIMITS.tokens, LIMITS.tokens)
 
 
 def test_what_is_being_made_ready_counts_as_waiting(bench: Bench) -> None:

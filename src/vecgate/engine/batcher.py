@@ -20,6 +20,7 @@ import numpy as np
 
 from vecgate.core import BatchReport, Memory, Queue, Tokens
 from vecgate.engine.attempt import Attempt, Outcome, where
+from vecgate.engine.probe import Probe
 from vecgate.engine.waiting import Item, Lane, Limits, Ticket
 from vecgate.errors import NotReady, VecgateError
 from vecgate.traits import Backend
@@ -82,10 +83,17 @@ class Batcher:
                 self._wake.notify()
         return future
 
-    def open(self, model: str, backend: Backend, limits: Limits, tokens_per_s: float | None = None) -> None:
-        """A queue for a loaded model; the rate is a first guess."""
+    def open(
+        self,
+        model: str,
+        backend: Backend,
+        limits: Limits,
+        tokens_per_s: float | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        """A queue for a loaded model; the rate is a first guess, and so is the budget where there is a probe."""
         with self._wake:
-            self._lanes[model] = Lane(model, backend, limits, tokens_per_s=tokens_per_s)
+            self._lanes[model] = Lane(model, backend, limits, probe, tokens_per_s=tokens_per_s)
 
     async def submit(self, model: str, rows: Sequence[Tokens], batch_size: int | None = None) -> Ticket:
         """Wait for every row; `ticket.vectors` is (N, D) in the order of `rows`. Cancelling drops what still waits.
@@ -129,10 +137,10 @@ class Batcher:
             return self._lanes[model].ahead_s(tokens)
         return min((lane.ahead_s(tokens) for lane in self._lanes.values()), default=0.0)
 
-    def budget(self, model: str) -> int | None:
-        """Computed tokens of a batch as they are now; None until the model is open."""
+    def budget(self, model: str) -> tuple[int, int] | None:
+        """Computed tokens of a batch, as they should be and as they are now; None until the model is open."""
         lane = self._lanes.get(model)
-        return None if lane is None else lane.limits.tokens
+        return None if lane is None else (lane.most_tokens, lane.limits.tokens)
 
     def _leave(self, model: str, ticket: Ticket) -> None:
         """Nobody waits for the call any more: what it has waiting is forgotten at once."""
@@ -225,7 +233,17 @@ class Batcher:
         self._report(lane, items, attempt, started_s, took_s)
         self._deliver(lane, [attempt.outcomes[item] for item in items], items)
         self._running = []
+        if not (attempt.again or attempt.no_room):
+            self._try(lane, items, monotonic() - started_s)
         self._watch_memory(lane.backend)
+
+    def _try(self, lane: Lane, items: list[Item], took_s: float) -> None:
+        probe = lane.probe
+        with self._wake:
+            found = lane.tried(items, took_s)
+        if probe is not None and found is not None:
+            log.info("%s is fastest, or nearly so, with %d tokens a batch.", lane.model, found)
+            probe.on_found(found)
 
     def _learn(self, lane: Lane, items: list[Item], attempt: Attempt, took_s: float) -> None:
         """What a batch says of the device: its rate, and whether it has room."""

@@ -6,12 +6,11 @@ Knows files, neither models nor threads; where nothing can be remembered, the ne
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from vecgate.engine import remembered
 
 PART_BYTES = 2**20
 """Read between two looks at whether to go on."""
@@ -42,20 +41,20 @@ def sha256(path: Path, cache: Path | None, go_on: Callable[[], bool] = lambda: T
     """In hex digits; read only where the folder `cache` does not remember it. Raises OSError and Stopped."""
     file = path.resolve()
     before = mark(file)
-    match _remembered(cache).get(str(file)):
+    match remembered.read(cache, MEMORY).get(str(file)):
         case [*seen, str(digest)] if tuple(seen) == before:
             return digest
     digest = _read(file, go_on)
-    if cache and mark(file) == before:
-        _remember(cache, {**_remembered(cache), str(file): [*before, digest]})
+    if mark(file) == before:
+        remembered.write(cache, MEMORY, {**remembered.read(cache, MEMORY), str(file): [*before, digest]})
     return digest
 
 
 def forget(path: Path, cache: Path | None) -> None:
     """So that the next `sha256` reads it."""
-    known = _remembered(cache)
-    if cache and known.pop(str(path.resolve()), None):
-        _remember(cache, known)
+    known = remembered.read(cache, MEMORY)
+    if known.pop(str(path.resolve()), None):
+        remembered.write(cache, MEMORY, known)
 
 
 def _read(path: Path, go_on: Callable[[], bool]) -> str:
@@ -66,21 +65,3 @@ def _read(path: Path, go_on: Callable[[], bool]) -> str:
             if not go_on():
                 raise Stopped
     return digest.hexdigest()
-
-
-def _remembered(cache: Path | None) -> dict[str, Any]:
-    try:
-        known = json.loads((cache / MEMORY).read_bytes()) if cache else {}
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(cache: Path, known: dict[str, Any]) -> None:
-    fresh = cache / f"{MEMORY}.{os.getpid()}.new"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(known))
-        fresh.replace(cache / MEMORY)
-    except OSError:
-        return

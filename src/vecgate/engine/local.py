@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from vecgate.core import (
+    BackendCard,
     BatchReport,
     Call,
     Cut,
@@ -35,7 +36,7 @@ from vecgate.core import (
     Tokens,
     Vectors,
 )
-from vecgate.engine import ranking
+from vecgate.engine import probe, ranking
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model, prompt_of
 from vecgate.engine.names import Alias, Names
@@ -142,9 +143,21 @@ class LocalEngine:
         self._batcher.memory = backend.memory()
         card = backend.card
         self._names.check_width(model.name, card.dimensions)
-        limits = Limits(self._batch_tokens or card.batch_tokens, self._max_rows, card.pad_lengths)
-        self._batcher.open(model.name, backend, limits, model.tokens_per_s)
+        tokens, trial = self._budget(model, card)
+        limits = Limits(tokens, self._max_rows, card.pad_lengths)
+        self._batcher.open(model.name, backend, limits, model.tokens_per_s, trial)
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
+
+    def _budget(self, model: Model, card: BackendCard) -> tuple[int, probe.Probe | None]:
+        """The tokens of a batch: the setting's, what an earlier run found, or the device's guess with a probe for better."""
+        if self._batch_tokens:
+            return self._batch_tokens, None
+        if not card.tries_budgets:
+            return card.batch_tokens, None
+        key = probe.key_of(model.checkpoint.config, card)
+        if (found := probe.recall(key, self._cache)) is not None:
+            return min(found, card.batch_tokens), None
+        return card.batch_tokens, probe.Probe(card.batch_tokens, partial(probe.remember, key, cache=self._cache))
 
     def _died(self, error: BaseException) -> None:
         self._end(f"The device thread died ({type(error).__name__}); the server's log has more.")
@@ -182,13 +195,13 @@ class LocalEngine:
 
     def _card(self, model: Model) -> ModelCard:
         """With what only the engine knows: the settings' limit and aliases."""
-        card = model.card()
+        card, budget = model.card(), self._batcher.budget(model.name)
         return replace(
             card,
             aliases=self._names.aliases_of(model.name),
             virtual=self._names.virtual_of(model.name),
-            batch_tokens=self._batch_tokens or card.batch_tokens,
-            batch_tokens_now=self._batcher.budget(model.name),
+            batch_tokens=budget[0] if budget else self._batch_tokens or card.batch_tokens,
+            batch_tokens_now=budget[1] if budget else None,
         )
 
     def resolve(self, model: str | None, task: Task | None = None) -> str:

@@ -8,7 +8,6 @@ jobs, no calls and no names but the true ones.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ from vecgate.core import State
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model
 from vecgate.errors import CheckpointError, NoRoom, NotReady
-from vecgate.ram import give_back
+from vecgate.ram import collect, give_back
 from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
@@ -184,7 +183,7 @@ class Residents:
         assert backend is not None
         model.backend = None
         backend.close()
-        gc.collect()  # layers that point at each other
+        collect()  # layers that point at each other
         backend.trim()
         give_back()
         self._batcher.memory = backend.memory()

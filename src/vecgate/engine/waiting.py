@@ -14,6 +14,7 @@ from itertools import chain, groupby, islice
 from time import monotonic
 
 from vecgate.core import Tokens, Vectors
+from vecgate.engine.probe import Probe
 from vecgate.traits import Backend
 
 WINDOW_ROWS = 1024
@@ -27,6 +28,8 @@ OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
 GUESS = 4.0
 """How much faster a well-filled batch may be than the guess, so that nobody is refused by a warm-up on a busy machine."""
+TRIED = 2
+"""Budgets are tried while this many of the largest wait, so that every batch is full."""
 RECOVER_BATCHES = 32
 """Well-filled batches without a failure until a budget that was cut for lack of memory grows again."""
 RECOVER_BY = 1.1
@@ -134,7 +137,8 @@ def _by_nearness(window: Sequence[Item], sizes: Sequence[int]) -> Iterator[int]:
 class Lane:
     """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all.
 
-    limits: of a batch now; they shrink where the device lacks memory, and recover up to `most_tokens`. coming_tokens:
+    limits: of a batch now; they shrink where the device lacks memory, and recover up to `most_tokens`. probe: what finds
+    a better budget, until it has. coming_tokens:
     estimated, of calls that are still being tokenised. tokens_per_s: a guess, if any, until `sure`: a well-filled batch
     has been measured; others say only how fast the device is at least. spent_s: the device's time that this lane has
     had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share.
@@ -143,7 +147,9 @@ class Lane:
     model: str
     backend: Backend
     limits: Limits
+    probe: Probe | None = None
     most_tokens: int = field(init=False)
+    trying: bool = False
     calls: dict[Ticket, None] = field(default_factory=dict)
     ranks: dict[int, dict[Ticket, None]] = field(default_factory=dict)
     rows: int = 0
@@ -180,6 +186,9 @@ class Lane:
     def next(self) -> list[Item]:
         """The next batch, taken out of the queue: small calls first, each rank in the order of arrival; once the call
         that waits longest is owed a batch, it is the first."""
+        if self.probe is not None:
+            self.trying = self.tokens >= TRIED * self.probe.most
+            self._set_tokens(self.probe.budget if self.trying else self.most_tokens)
         oldest = next(iter(self.calls))
         window = self._window([oldest] if self.owed >= 1.0 else [])
         items = [window[i] for i in take(window, self.limits)]
@@ -252,9 +261,19 @@ class Lane:
         else:
             self.tokens_per_s += (0.5 if rate > self.tokens_per_s else 0.2) * (rate - self.tokens_per_s)
 
+    def tried(self, items: Sequence[Item], took_s: float) -> int | None:
+        """A batch took so long, all told; the budget that the probe found, once it has, which is then the budget."""
+        if self.probe is None or not self.trying or not self._full(items):
+            return None
+        found = self.probe.learn(sum(map(len, items)), took_s)
+        if found is not None:
+            self.probe, self.most_tokens = None, found
+            self._set_tokens(found)
+        return found
+
     def shrink(self, computed: int) -> None:
         """A batch of so many computed tokens had no room on the device: half of that is the budget from now on."""
-        self.good = 0
+        self.good, self.probe = 0, None
         self._set_tokens(min(self.limits.tokens, max(1, computed // 2)))
 
     def recover(self, items: Sequence[Item]) -> None:

@@ -78,6 +78,7 @@ def load(
         pad_lengths=devices.lengths(checkpoint.max_tokens),
         batch_tokens=batch_tokens,
         weight_bytes=held + sum(weight.nbytes + (0 if bias is None else bias.nbytes) for weight, bias, _ in layers),
+        tries_budgets=True,
     )
     return MLXBackend(checkpoint, card, where, model, layers, config.vocabulary, longest)
 

@@ -109,6 +109,7 @@ class TorchBackend:
             pad_lengths=None if found.packs else device.lengths(checkpoint.max_tokens),
             batch_tokens=batch_tokens,
             weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
+            tries_budgets=True,
         )
 
     def forward(self, batch: Batch) -> Vectors:
