@@ -245,7 +245,7 @@ SETTINGS: tuple[Setting, ...] = (
             "Most rows of one request in one forward, where a native request has no `batch_size`; at most "
             "MAX_BATCH_SIZE, and lowered to it where not set."),
     Setting("MAX_BATCH_SIZE", COUNT, "Most rows in one forward, over all requests."),
-    Setting("VECGATE_BATCH_TOKENS", TOKENS, "Most tokens in one forward.", unset="the device's"),
+    Setting("VECGATE_BATCH_TOKENS", TOKENS, "Most tokens in one forward.", unset="found at work"),
     Setting("MAX_TEXTS_PER_REQUEST", COUNT, "Most texts in one request to the native embed routes."),
     Setting("MAX_PASSAGES_PER_RERANK", COUNT, "Most passages in one rerank request."),
     Setting("VECGATE_MAX_INPUTS", COUNT, "Most inputs in one request to the OpenAI, Cohere, TEI and Ollama routes."),
