@@ -259,7 +259,8 @@ class Metrics:
         self.model_info = self._gauge("model_info", "The served models.", "model", "task", "backend", "device", "dtype")
         self.batch_limit_tokens = self._gauge(
             "batch_limit_tokens",
-            "Most tokens of a batch: as set or found, and now, which is less while budgets are tried and for a while after the device had no room.",
+            "Most tokens of a batch: as set or found, and now, which is less while budgets are tried and for a while after the "
+            "device had no room.",
             "model",
             "kind",
         )
