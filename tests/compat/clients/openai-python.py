@@ -22,7 +22,6 @@ from driving import (
     Call,
     Result,
 )
-
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 
 Embed = Callable[..., Any]
