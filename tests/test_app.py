@@ -26,6 +26,7 @@ from vecgate.app import _outside_a_route, build, build_engine, create_app
 from vecgate.backends import fake
 from vecgate.config import load
 from vecgate.core import Status
+from vecgate.engine import room
 from vecgate.engine.local import LocalEngine
 from vecgate.errors import ConfigError, InvalidRequest
 from vecgate.protocols import Route, routes
@@ -713,3 +714,19 @@ def test_two_models_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert states == ["ready", "failed"]
     assert told["error"].startswith("There is no room for judge beside the others: small needs 0 bytes for its weights")
     assert ", the other models 10000: more than DEVICE_MEMORY_FRACTION allows, 12000" in told["error"]
+
+
+def test_models_that_can_never_fit_together_are_refused_before_one_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CARDS", ())
+    monkeypatch.setattr(room, "usable_bytes", lambda root: 18_000)
+    judge = small.folder(tmp_path / "judge", "rerank")
+    save_file({"weight": np.zeros(2_500, np.float32)}, judge / "model.safetensors")
+    given = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(tmp_path / "small")), "CROSS_ENCODER_MODEL": str(judge)}
+    given["VECGATE_CACHE_DIR"] = str(tmp_path / "cache")
+    assert build(load({}, {**given, "DEVICE_MEMORY_FRACTION": "0.6"}, tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"judge 0\.01 MiB\): more than DEVICE_MEMORY_FRACTION allows, 0\.5 x 0\.02 MiB"
+    ):
+        build(load({}, {**given, "DEVICE_MEMORY_FRACTION": "0.5"}, tmp_path))

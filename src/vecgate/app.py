@@ -16,7 +16,7 @@ from litestar.plugins import PluginProtocol
 from vecgate import __version__, access, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
 from vecgate.core import Checkpoint, Status
-from vecgate.engine import checkpoint
+from vecgate.engine import checkpoint, room
 from vecgate.engine.local import TOKENIZE_THREADS, LocalEngine
 from vecgate.engine.model import Model
 from vecgate.engine.names import Alias
@@ -70,8 +70,10 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
 
     aliases: for who is asked by name; a command that takes one model needs none of what another would serve.
     """
+    models = _models(settings)
+    room.check([model.checkpoint for model in models], settings.dtype, settings.device_memory_fraction)
     return LocalEngine(
-        _models(settings),
+        models,
         aliases=aliases,
         max_rows=settings.max_batch_size,
         batch_tokens=settings.batch_tokens,

@@ -26,7 +26,7 @@ from vecgate import __version__
 from vecgate.backends import APPLE_SILICON, choose
 from vecgate.config import warnings
 from vecgate.core import Checkpoint
-from vecgate.engine import checkpoint
+from vecgate.engine import checkpoint, room
 from vecgate.errors import CheckpointError, ConfigError
 from vecgate.place import free_place, tls_files
 from vecgate.ram import usable_bytes
@@ -40,7 +40,6 @@ DEVICE_LIMIT_S = 60.0
 SPARE_FILES = 64
 """Beside a socket a request: the models' files, logs, the loop's own."""
 LEAST_FREE_BYTES = 2**30
-WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 PACKAGES = ("numpy", "tokenizers", "torch", "transformers", "mlx", "mlx-lm", "granian", "sentence-transformers")
 ASK = {
     "torch": (
@@ -260,7 +259,7 @@ def _about(name: str, read: Checkpoint | CheckpointError | None, settings: Setti
 def _memory(models: Sequence[Checkpoint], settings: Settings, machine: Machine) -> Finding:
     """Their weights together against what may be used where they go: the machine's memory, or a card's."""
     card = _card_bytes(settings, machine)
-    need = sum(_weights_bytes(read, settings.dtype, card is not None) for read in models)
+    need = sum(room.weight_bytes(read, settings.dtype, as_stored=card is not None) for read in models)
     have = int(settings.device_memory_fraction * (card or machine.memory_bytes()))
     share = f"{settings.device_memory_fraction:g} of {'the card' if card else 'the memory'}"
     shown = f"{_size(need)} of weights; {_size(have)} may be used ({share})"
@@ -269,13 +268,6 @@ def _memory(models: Sequence[Checkpoint], settings: Settings, machine: Machine) 
         return Finding("memory", "bad", shown, remedy)
     tight = need > have // 2
     return Finding("memory", "note" if tight else "fine", shown, "long batches are cut small." if tight else "")
-
-
-def _weights_bytes(read: Checkpoint, dtype: str, on_card: bool) -> int:
-    """In the type that they are computed in: packed ones stay so, a CPU takes float32 unless told."""
-    if read.quantization is not None or (dtype == "auto" and on_card):
-        return read.weight_bytes
-    return read.weight_bytes * WIDTHS.get(dtype, 4) // WIDTHS.get(read.stored_dtype, 4)
 
 
 def _card_bytes(settings: Settings, machine: Machine) -> int | None:
