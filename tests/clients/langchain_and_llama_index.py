@@ -1,6 +1,8 @@
 """LangChain and LlamaIndex as people use them, against a live server; run in an environment of their own.
 
-    python langchain_and_llama_index.py BASE_URL < ["text", ...] > {"case": result, ...}
+    python langchain_and_llama_index.py BASE_URL PAGE... < ["text", ...] > {"case": result, ...}
+
+A PAGE, or an example, is a case of its own: what its Python prints.
 
 Imports nothing of vecgate: what comes back is judged by the test that runs it.
 """
@@ -10,8 +12,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import pages
 from langchain_cohere import CohereEmbeddings, CohereRerank
 from langchain_core.documents import Document
 from langchain_ollama import OllamaEmbeddings
@@ -59,5 +63,6 @@ def cases(base: str, texts: list[str]) -> dict[str, Callable[[], Any]]:
 
 
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    print(json.dumps({name: call() for name, call in cases(sys.argv[1], given).items()}))
+    base, *files = sys.argv[1:]
+    calls = cases(base, json.load(sys.stdin)) | {file: partial(pages.run, file, base) for file in files}
+    print(json.dumps({name: call() for name, call in calls.items()}))
