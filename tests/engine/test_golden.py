@@ -20,8 +20,11 @@ ROWS = np.eye(2, 3, dtype=np.float32)
 
 def weighed(folder: Path, **changed: float) -> Checkpoint:
     """With three tensors, those named taken times a number."""
+    return kept(folder, {name: np.arange(6, dtype=np.float32) * changed.get(name, 1.0) for name in ("a", "b", "c")})
+
+
+def kept(folder: Path, held: dict[str, np.ndarray]) -> Checkpoint:
     folder.mkdir(exist_ok=True, parents=True)
-    held = {name: np.arange(6, dtype=np.float32) * changed.get(name, 1.0) for name in ("a", "b", "c")}
     save_file(held, folder / "model.safetensors")
     return replace(small.checkpoint(folder), weights=(folder / "model.safetensors",))
 
@@ -49,7 +52,7 @@ def test_what_is_no_record_is_refused_by_its_name(tmp_path: Path, text: str) -> 
         golden.read(tmp_path / "rows.json")
 
 
-def test_a_record_is_found_by_the_hash_of_the_weights_alone(tmp_path: Path) -> None:
+def test_a_record_is_found_by_the_hash_of_the_weights(tmp_path: Path) -> None:
     good, damaged = weighed(tmp_path / "good"), weighed(tmp_path / "damaged", b=2.0)
     made = record(good)
     assert golden.known(good, None, [made]) is made
@@ -57,8 +60,22 @@ def test_a_record_is_found_by_the_hash_of_the_weights_alone(tmp_path: Path) -> N
     assert golden.known(replace(good, task="rerank"), None, [made]) is None
 
 
-def test_weights_of_another_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = replace(record(weighed(tmp_path)), size_bytes=(7,))
+def test_weights_that_were_saved_again_are_known_by_their_tensors(tmp_path: Path) -> None:
+    held = {f"{at}": np.full(6, at, np.float32) for at in range(40)}
+    made = record(kept(tmp_path / "good", held))
+    again = {name: tensor for name, tensor in held.items() if name != "7"}
+    assert golden.known(kept(tmp_path / "again", again), None, [made]) is made
+    damaged = kept(tmp_path / "damaged", {**again, "9": -held["9"]})
+    assert golden.known(damaged, None, [made]) is None
+    assert golden.likeness(damaged, made) == (["9"], 39)
+    half = kept(tmp_path / "half", {name: held[name] for name in [*held][:20]})
+    assert golden.known(half, None, [made]) is None
+
+
+def test_weights_of_another_size_and_other_tensors_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace(record(weighed(tmp_path)), size_bytes=(7,), tensors={})
     monkeypatch.setattr(hashes, "sha256", None)
     assert golden.known(weighed(tmp_path), None, [made]) is None
 

@@ -136,6 +136,14 @@ def test_a_scaled_tensor_is_named(made: Path, tmp_path: Path) -> None:
     assert note.endswith("not those of qwen3: layers.1.mlp.up_proj.weight")
 
 
+def test_weights_that_were_saved_again_are_known_by_their_tensors(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "qwen3")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "pt", "by": "another"})
+    report = verified(folder, kept=made.parent / "rows.json")
+    assert check(report, "weights").note == "those of qwen3, tensor by tensor"
+    assert check(report, "golden").verdict == "passed"
+
+
 def test_a_missing_end_shows_without_any_record(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made, tmp_path / "qwen3")
     changed("tokenizer.json", no_end, folder)
@@ -192,6 +200,17 @@ def copied(minilm: Path, folder: Path) -> Path:
     return folder
 
 
+def by_greatest(told: dict[str, object]) -> None:
+    told.update(pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True)
+
+
+def loaded(folder: Path) -> Model:
+    made = read(folder)
+    model = Model(made, partial(open_backend, "torch", made), "torch")
+    model.load()
+    return model
+
+
 def test_the_default_model_is_known_wherever_it_lies(minilm: Path, tmp_path: Path) -> None:
     report = verified(copied(minilm, tmp_path / "somebodys-copy"))
     assert failed(report) == []
@@ -202,14 +221,9 @@ def test_the_default_model_is_known_wherever_it_lies(minilm: Path, tmp_path: Pat
 
 def test_another_pooling_of_it_is_not_served(minilm: Path, tmp_path: Path) -> None:
     folder = copied(minilm, tmp_path / "copy")
-    config = folder / "1_Pooling" / "config.json"
-    told = json.loads(config.read_text())
-    config.write_text(json.dumps(told | {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}))
-    made = read(folder)
-    model = Model(made, partial(open_backend, "torch", made), "torch")
-    model.load()
+    changed("1_Pooling/config.json", by_greatest, folder)
     with pytest.raises(BackendFailed, match="'golden' failed"):
-        before_ready(model, "quick", tmp_path)
+        before_ready(loaded(folder), "quick", tmp_path)
 
 
 def test_a_tensor_of_it_that_was_scaled_is_named(minilm: Path, tmp_path: Path) -> None:
@@ -220,3 +234,14 @@ def test_a_tensor_of_it_that_was_scaled_is_named(minilm: Path, tmp_path: Path) -
     save_file(held, folder / "model.safetensors", {"format": "pt"})
     (record,) = (one for one in golden.stored() if one.name == "all-MiniLM-L6-v2")
     assert golden.likeness(read(folder), record) == (["encoder.layer.3.output.dense.weight"], len(held))
+
+
+def test_a_copy_of_it_that_was_saved_again_is_held_to_the_same_rows(minilm: Path, tmp_path: Path) -> None:
+    """As SentenceTransformer.save leaves it: the same tensors but for position_ids, in another file."""
+    folder = copied(minilm, tmp_path / "copy")
+    held = {name: tensor for name, tensor in load_file(minilm / "model.safetensors").items() if "_ids" not in name}
+    (folder / "model.safetensors").unlink()
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    changed("1_Pooling/config.json", by_greatest, folder)
+    with pytest.raises(BackendFailed, match="'golden' failed"):
+        before_ready(loaded(folder), "quick", tmp_path)

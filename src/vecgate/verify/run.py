@@ -276,9 +276,9 @@ class _Proof:
         self._tick(WEIGHTS)
         if wrong := golden.blobs(checkpoint):
             return Check(WEIGHTS, "failed", f"{', '.join(wrong)} is not what the hub gave: fetch it again")
-        hashed = golden.known(checkpoint, cache, self._records)
-        if hashed is not None:
-            return Check(WEIGHTS, "passed", f"those of {hashed.name}, by their hash")
+        if (known := golden.known(checkpoint, cache, self._records)) is not None:
+            how = "by their hash" if golden.hashed(checkpoint, known, cache) else "tensor by tensor"
+            return Check(WEIGHTS, "passed", f"those of {known.name}, {how}")
         for one in (record, *self._records):
             other, total = golden.likeness(checkpoint, one) if one else ([], 0)
             if one and 0 < len(other) <= total // 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as once
 from importlib.resources import files
@@ -28,6 +28,8 @@ Asked = tuple[str | None, str]
 DIGITS = 16
 """Of a tensor's sha256: enough to tell a change from none."""
 PART_BYTES = 1 << 22
+MOST_NAMES = 0.95
+"""Of a file's tensors: who saves a model again may leave out what it can make anew (position_ids), or a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,19 @@ def stored() -> tuple[Record, ...]:
 
 
 def known(checkpoint: Checkpoint, cache: Path | None, records: Sequence[Record] | None = None) -> Record | None:
-    """The record of just these weights; they are hashed only where their sizes are those of one."""
+    """The record of just these weights, by their hash, or where they were saved again by each tensor's."""
     for record in stored() if records is None else records:
-        fits = record.task == checkpoint.task and _sizes(checkpoint) == record.size_bytes
-        if fits and tuple(digest(path, cache) for path in checkpoint.weights) == record.sha256:
+        if record.task == checkpoint.task and (hashed(checkpoint, record, cache) or _same(checkpoint, record)):
             return record
     return None
+
+
+def hashed(checkpoint: Checkpoint, record: Record, cache: Path | None) -> bool:
+    """Whether the files are the record's to the byte; they are read only where their sizes are."""
+    return (
+        _sizes(checkpoint) == record.size_bytes
+        and tuple(digest(path, cache) for path in checkpoint.weights) == record.sha256
+    )
 
 
 def digest(path: Path, cache: Path | None) -> str:
@@ -108,24 +117,47 @@ def digest(path: Path, cache: Path | None) -> str:
 
 
 def likeness(checkpoint: Checkpoint, record: Record) -> tuple[list[str], int]:
-    """(names of tensors that are not the record's, how many it has); ([], 0) where the files can't be compared."""
-    if len(checkpoint.weights) != 1 or checkpoint.weights[0].suffix != ".safetensors" or not record.tensors:
-        return [], 0
-    if weights.header(checkpoint.weights[0]).keys() != record.tensors.keys():
-        return [], 0
-    found = tensors(checkpoint)
-    return [name for name, digits in record.tensors.items() if found[name] != digits], len(record.tensors)
+    """(names of tensors that are not the record's, how many are compared); ([], 0) where the files can't be."""
+    names = _shared(checkpoint, record)
+    return [*_others(checkpoint, record, names)], len(names)
 
 
-def tensors(checkpoint: Checkpoint, on_bytes: Callable[[int], object] = lambda size: None) -> dict[str, str]:
+def tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """Each tensor's digits, of weights that are one safetensors file; none of others."""
-    if len(checkpoint.weights) != 1 or checkpoint.weights[0].suffix != ".safetensors":
-        return {}
-    path, found = checkpoint.weights[0], {}
+    return dict(_digits(checkpoint.weights[0])) if _readable(checkpoint) else {}
+
+
+def _same(checkpoint: Checkpoint, record: Record) -> bool:
+    """Ends at the first tensor that is another, so that another model of this shape costs nothing."""
+    names = _shared(checkpoint, record)
+    return bool(names) and next(_others(checkpoint, record, names), None) is None
+
+
+def _shared(checkpoint: Checkpoint, record: Record) -> list[str]:
+    """The names that both have; none where these are not nearly all."""
+    if not record.tensors or not _readable(checkpoint):
+        return []
+    held = weights.header(checkpoint.weights[0]).keys()
+    names = [name for name in record.tensors if name in held]
+    return names if len(names) >= MOST_NAMES * max(len(held), len(record.tensors)) else []
+
+
+def _others(checkpoint: Checkpoint, record: Record, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield from (name for name, digits in _digits(checkpoint.weights[0], names) if digits != record.tensors[name])
+
+
+def _readable(checkpoint: Checkpoint) -> bool:
+    return len(checkpoint.weights) == 1 and checkpoint.weights[0].suffix == ".safetensors"
+
+
+def _digits(path: Path, names: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Of the tensors named, else of all."""
     held: Mapping[str, Any] = weights.header(path)
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
-        for name, tensor in held.items():
+        for name in held if names is None else names:
+            tensor = held[name]
             begin, end = tensor["data_offsets"]
             file.seek(start + begin)
             digest = hashlib.sha256(f"{tensor['dtype']} {tensor['shape']}".encode())
@@ -133,9 +165,7 @@ def tensors(checkpoint: Checkpoint, on_bytes: Callable[[int], object] = lambda s
                 part = file.read(min(PART_BYTES, end - begin))
                 digest.update(part)
                 begin += len(part)
-                on_bytes(len(part))
-            found[name] = digest.hexdigest()[:DIGITS]
-    return found
+            yield name, digest.hexdigest()[:DIGITS]
 
 
 def blobs(checkpoint: Checkpoint) -> list[str]:
