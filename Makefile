@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser check soak format model bench bench-peers cost clean
+.PHONY: help serve test test-browser check record compat soak format model bench bench-peers cost clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,14 @@ soak: ## abuse a server for minutes and count what it lost (SECONDS, CLIENTS, TE
 	@.venv/bin/python -m tests.soak --seconds $(SECONDS) --clients $(CLIENTS) --texts $(TEXTS) --parts $(PARTS) \
 		$(if $(TIMED),--timed)
 
+record: ## drive the real clients and write what they send to compat_fixtures/recorded (ARGS="cohere-python")
+	@.ci/install test
+	@.venv/bin/python -m tests.compat record $(ARGS)
+
+compat: ## drive them again, compare, judge them on the real model, write docs/compatibility.md (ARGS="cohere-python")
+	@.ci/install test
+	@.venv/bin/python -m tests.compat check $(ARGS)
+
 format: ## format the code and mend what lint can mend
 	@.ci/install test
 	.venv/bin/ruff format .
@@ -63,6 +71,6 @@ cost: ## what a request costs in this process, without model and socket, over a 
 	@.ci/install serve
 	@.venv/bin/python -m tests.cost
 
-clean: ## remove .venv, .bench, caches and build results
-	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove .venv, .bench, .compat, caches and build results
+	rm -rf .venv .bench .compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
