@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vecgate import cli, flags
+from vecgate import cli, examples, flags
 from vecgate.settings import SETTINGS
 
 Said = pytest.CaptureFixture[str]
@@ -34,16 +34,16 @@ def test_bash_reads_its_script(tmp_path: Path, capsys: Said) -> None:
     assert done.stdout == "embed\n", done.stderr
 
 
-@pytest.mark.parametrize("name", [*flags.EXAMPLES])
+@pytest.mark.parametrize("name", [*examples.EXAMPLES])
 def test_the_help_is_worth_reading_and_its_examples_parse(name: str, capsys: Said) -> None:
     with pytest.raises(SystemExit):
         cli.main([*name.split(), "--help"])
     told = capsys.readouterr().out
-    assert flags.EXAMPLES[name].splitlines()[-1] in told
+    assert examples.EXAMPLES[name].splitlines()[-1] in told
     lines = told.partition("\nexamples:\n")[2].splitlines()
-    examples = [line for line in lines if line.startswith("  ")]
-    assert examples
-    for example in examples:
+    shown = [line for line in lines if line.startswith("  ")]
+    assert shown
+    for example in shown:
         typed = re.split(r" {3,}", example.strip())[0].rpartition("| ")[2].split(" > ")[0]
         parsed, unknown = flags.parser().parse_known_args(shlex.split(typed)[1:])
         assert flags.taken_in(parsed, unknown) == [], example

@@ -389,6 +389,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return DONE if doctor.healthy(found) else BROKE
 
 
+def _connect(arguments: argparse.Namespace) -> int:
+    from vecgate import connect
+
+    for line in connect.connect(connect.wish(arguments, sys.stdin)):
+        print(line)
+    return DONE
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -401,5 +409,6 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "bench": _bench,
     "doctor": _doctor,
+    "connect": _connect,
     "completion": _completion,
 }
