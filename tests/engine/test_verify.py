@@ -152,6 +152,20 @@ def test_full_looks_at_everything_the_model_can_show_by_itself() -> None:
     }
 
 
+def nan_of_odd_texts(rows: Vectors, batch: Batch) -> Vectors:
+    """As 16 bits that overflow: one known word again and again, in a row alone."""
+    the = len(small.SPECIALS) + small.WORDS.index("the")
+    alike = len(batch.rows) == 1 and {*batch.rows[0].ids[1:-1].tolist()} == {the}
+    return rows * np.float32(np.nan if alike else 1)
+
+
+def test_rows_that_are_not_finite_keep_it_from_serving_wherever_full_finds_them() -> None:
+    assert started(model(nan_of_odd_texts)).state == "ready"
+    status = started(model(nan_of_odd_texts), "full")
+    assert status.state == "failed"
+    assert "the check 'overflow' failed" in str(status.error)
+
+
 # golden rows
 
 

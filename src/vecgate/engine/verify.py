@@ -80,6 +80,8 @@ RELATED = (
 """(query, what answers it, what does not)."""
 REFUSED = frozenset(("finite", "batch", "permutation", "golden"))
 """The checks that keep a server from being ready."""
+OF_ROWS = frozenset(("layout", "duplicates", "overflow", "longest"))
+"""Those that compute rows of their own: where one of these is not finite, that keeps it from being ready, too."""
 ORDER: tuple[Verdict, ...] = ("skipped", "passed", "deviates", "failed")
 
 
@@ -91,7 +93,7 @@ def before_ready(model: Model, form: Literal["quick", "full"], cache: Path | Non
     model.verification = found
     log.info("Verified %s (%s): %s in %.2f s.", model.name, form, found.verdict, found.took_s)
     for one in checks:
-        if one.verdict == "failed" and one.name in REFUSED:
+        if refuses(one):
             raise BackendFailed(
                 f"The rows of {model.name} are not right: {said(one)}. `vecgate verify` shows more; VECGATE_VERIFY=off would "
                 "serve them all the same."
@@ -99,6 +101,12 @@ def before_ready(model: Model, form: Literal["quick", "full"], cache: Path | Non
         if one.verdict in ("deviates", "failed"):
             log.warning("%s: %s.", model.name, said(one))
     return found
+
+
+def refuses(check: Check) -> bool:
+    """A check of rows that failed without a figure had rows that nothing can be compared with."""
+    unsound_rows = check.name in OF_ROWS and check.difference is None
+    return check.verdict == "failed" and (check.name in REFUSED or unsound_rows)
 
 
 def worst(checks: Sequence[Check]) -> Verdict:
