@@ -141,6 +141,13 @@ def test_a_gateway_without_a_reranker_leaves_reranking_alone(peer: tuple[Peer, s
     assert "no reranker" in capsys.readouterr().out
 
 
+def test_an_embedding_model_may_rank_by_similarity(peer: tuple[Peer, str]) -> None:
+    open_webui, url = peer
+    open_webui.models = MODELS[:1]
+    assert run(url, "--reranker", "small") == 0
+    assert open_webui.posted[1][1]["RAG_RERANKING_MODEL"] == "small"
+
+
 def test_a_dry_run_changes_nothing(peer: tuple[Peer, str], capsys: Said) -> None:
     assert run(peer[1], "--dry-run") == 0
     assert peer[0].posted == []
@@ -164,8 +171,8 @@ class iter_line:  # noqa: N801 - stands for a stream
 
 WRONG: dict[str, tuple[Callable[[Peer], Any], list[str], str]] = {
     "a token": (lambda _: None, ["--token", "no"], "refuses the token or key (401)"),
-    "no such model": (lambda _: None, ["--model", "big"], "no embed model 'big'; it has minilm, small, other"),
-    "no such reranker": (lambda _: None, ["--reranker", "minilm"], "no rerank model 'minilm'; it has judge"),
+    "no such model": (lambda _: None, ["--model", "big"], "no model 'big' for that; it has minilm, small, other."),
+    "no such reranker": (lambda _: None, ["--reranker", "x"], "no model 'x' for that; it has none, judge, minilm,"),
     "no embedder": (lambda one: setattr(one, "models", MODELS[2:]), [], "nothing to connect"),
     "not kept": (lambda one: setattr(one, "keeps", False), [], "did not keep"),
     "not Open WebUI": (

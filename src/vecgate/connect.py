@@ -28,8 +28,8 @@ SECRETS = ("key", "RAG_EXTERNAL_RERANKER_API_KEY")
 class Wish:
     """url, token: Open WebUI's and an administrator's. gateway: as it is asked from here; seen_as: as Open WebUI reaches it.
 
-    key: the gateway's. model, reranker: its names for them (None: its first; "none": leave reranking as it is). batch_size:
-    texts in one of Open WebUI's requests (None: as it is).
+    key: the gateway's. model, reranker: its names for them (None: its first; "none": leave reranking as it is; an embedding
+    model ranks by similarity). batch_size: texts in one of Open WebUI's requests (None: as it is).
     """
 
     url: str
@@ -113,23 +113,23 @@ def _names(wish: Wish) -> tuple[str, str | None]:
     """The gateway's embedding model and reranker, as it lists them."""
     with _client(wish.gateway.rstrip("/").removesuffix("/v1"), wish.key) as gateway:
         cards = _json(gateway, "GET", "/v1/models").get("data", [])
-    return _name(cards, "embed", wish.model) or "", _reranker(cards, wish.reranker)
-
-
-def _reranker(cards: list[dict[str, Any]], asked: str | None) -> str | None:
-    return None if asked == "none" else _name(cards, "rerank", asked)
-
-
-def _name(cards: list[dict[str, Any]], task: str, asked: str | None) -> str | None:
-    """The first model of the task, or the one asked for by a name or an alias; raises CommandError where there is none."""
-    names = {
-        alias: card["id"] for card in cards if card.get("task") == task for alias in (card["id"], *card["aliases"])
-    }
-    if asked is not None and asked not in names:
-        raise CommandError(f"The gateway has no {task} model {asked!r}; it has {', '.join(names) or 'none'}.")
-    if not names and task == "embed":
+    embedders, rerankers = (_called(cards, task) for task in ("embed", "rerank"))
+    if not embedders:
         raise CommandError("The gateway has no embedding model, so there is nothing to connect.")
-    return asked or next(iter(names), None)
+    reranker = next(iter(rerankers), None)
+    if wish.reranker is not None:
+        reranker = _known(wish.reranker, ["none", *rerankers, *embedders])
+    return _known(wish.model or embedders[0], embedders), None if reranker == "none" else reranker
+
+
+def _called(cards: list[dict[str, Any]], task: str) -> list[str]:
+    return [name for card in cards if card.get("task") == task for name in (card["id"], *card.get("aliases", ()))]
+
+
+def _known(asked: str, names: list[str]) -> str:
+    if asked not in names:
+        raise CommandError(f"The gateway has no model {asked!r} for that; it has {', '.join(names)}.")
+    return asked
 
 
 def _embedding(open_webui: httpx.Client) -> dict[str, Any]:

@@ -279,7 +279,9 @@ def _connect(connect: Parser) -> None:
     connect.add_argument("--api-key", metavar="KEY", help="the gateway's, if it has keys")
     connect.add_argument("--model", metavar="NAME", help="the embedding model's at the gateway (default: its first)")
     connect.add_argument(
-        "--reranker", metavar="NAME", help="the reranker's (default: its first), or none to leave reranking as it is"
+        "--reranker",
+        metavar="NAME",
+        help="the reranker's (default: its first), an embedding model's to rank by similarity, or none to leave reranking as it is",
     )
     connect.add_argument(
         "--batch-size", metavar="N", type=_count, help="texts in a request (default: as it is, 1 at first)"
