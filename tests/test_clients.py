@@ -23,6 +23,7 @@ PAGES_SCRIPT = SCRIPT.with_name("pages.py")
 CLIENTS = Path(sys.prefix, "clients", "bin", "python")
 OWN = [
     *(f"docs/clients/{name}.md" for name in ("azure", "cohere", "ollama", "openai", "tei")),
+    "docs/quickstart.md",
     "docs/examples/rag_openai.py",
 ]
 """Pages and examples whose clients are among the development tools."""
