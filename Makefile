@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser check record compat soak format model bench bench-peers cost clean
+.PHONY: help serve test test-browser test-open-webui check record compat soak format model bench bench-peers cost clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,16 @@ record: ## drive the real clients and write what they send to compat_fixtures/re
 compat: ## drive them again, compare, judge them on the real model, write docs/compatibility.md (ARGS="cohere-python")
 	@.ci/install test
 	@.venv/bin/python -m tests.compat check $(ARGS)
+
+# Gigabytes, made once; torch first and alone, so that this machine's build of it is taken.
+.compat/open-webui/bin/open-webui:
+	python3 -m venv .compat/open-webui
+	.compat/open-webui/bin/pip install --quiet torch==2.13.0
+	.compat/open-webui/bin/pip install --quiet torch==2.13.0 open-webui==0.12.4
+
+test-open-webui: .compat/open-webui/bin/open-webui ## connect a real Open WebUI, upload a file, rerank (installs gigabytes)
+	@.ci/install test
+	@OPEN_WEBUI=$(abspath .compat/open-webui/bin/open-webui) .venv/bin/python -m pytest -s tests/open_webui/check.py $(ARGS)
 
 format: ## format the code and mend what lint can mend
 	@.ci/install test
