@@ -90,8 +90,7 @@ def test_who_expects_another_space_is_refused_with_both(app: Whole, path: str, b
     name = "small" if path in EMBEDS else "judge"
     headers, fields = ({"x-vecgate-space": "vs1-old"}, {}) if by == "header" else ({}, {"space": "vs1-old"})
     answer = app.post(path, {**ROUTES[path], **fields}, **headers)
-    tei = path in ("/", "/embed", "/rerank", "/similarity")
-    assert answer.status_code == (422 if tei else 400)
+    assert answer.status_code == 400
     for said in ("vector_space_mismatch", "vs1-old", name, str(spaces(app)[name])):
         assert said in answer.text
     assert "x-vecgate-space" not in answer.headers

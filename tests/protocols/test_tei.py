@@ -472,7 +472,7 @@ RAISED: list[tuple[errors.VecgateError, int, str, dict[str, str]]] = [
     (errors.EmptyInput("no"), 400, "Empty", {}),
     (errors.InvalidRequest("no"), 422, "Validation", {}),
     (errors.InputTooLong("no"), 422, "Validation", {}),
-    (errors.SpaceMismatch("no"), 422, "Validation", {}),
+    (errors.SpaceMismatch("no"), 400, "Validation", {}),
     (errors.WrongTask("no"), 424, "Backend", {}),
     (errors.Forbidden("no"), 403, "Validation", {}),
     (errors.NotFound("no"), 404, "Validation", {}),
