@@ -167,6 +167,20 @@ def test_a_model_that_can_not_be_served_is_bad(settings: Settings) -> None:
 # around it
 
 
+def test_settings_that_contradict_each_other_are_bad_before_serve_says_so(settings: Settings, tmp_path: Path) -> None:
+    name, other = settings.models[0], str(small.folder(tmp_path / "other" / "small"))
+    assert not [one for one in doctor.examine(settings, machine()) if one.name == "settings"]
+    wrong = {
+        "both be served as 'small'": replace(settings, models=(name, other)),
+        "allowed: models, or none alone": replace(settings, models=(name, "none")),
+        "VECGATE_POOLING": replace(settings, models=(name, str(small.folder(tmp_path / "two"))), pooling="cls"),
+        "'nobody', which is not served": replace(settings, aliases=(("a", "nobody", None),)),
+    }
+    for said, one in wrong.items():
+        told = found(one, machine(), "settings")
+        assert (told.level, said in told.what, bool(told.remedy)) == ("bad", True, True), told
+
+
 def test_a_hub_out_of_reach_is_bad_only_where_something_must_be_fetched(settings: Settings) -> None:
     gone = machine(f"http://127.0.0.1:{free_port()}")
     assert found(settings, gone, "hub").level == "note"

@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "forward": {"app", "engine", "settings"} | GROUND,
     "texts": {"errors"},
     "verify": {"app", "engine", "settings"} | GROUND,
-    "doctor": {"", "backends", "config", "engine", "place", "ram", "settings"} | GROUND,
+    "doctor": {"", "app", "backends", "config", "engine", "place", "ram", "settings"} | GROUND,
     "turns": set(),
     "app": {"", "access", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"}
     | GROUND,

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from vecgate.backends import APPLE_SILICON, choose
 from vecgate.config import warnings
 from vecgate.core import Checkpoint
 from vecgate.engine import checkpoint, room
-from vecgate.errors import CheckpointError, ConfigError
+from vecgate.errors import CheckpointError, ConfigError, NoRoom
 from vecgate.place import free_place, tls_files
 from vecgate.ram import usable_bytes
 from vecgate.settings import NO_MODEL, Settings
@@ -103,12 +103,14 @@ def examine(settings: Settings, machine: Machine) -> tuple[Finding, ...]:
     """Everything, in the order of the screen."""
     models = [(name, _model(name, settings)) for name in _served(settings)]
     here = [read for _, read in models if isinstance(read, Checkpoint)]
+    each = [_about(name, read, settings) for name, read in models]
     return (
         _python(machine),
         _versions(),
         *_devices(settings, machine),
-        *(_about(name, read, settings) for name, read in models),
+        *each,
         *([_memory(here, settings, machine)] if here else []),
+        *(_together(settings) if all(one.level == "fine" for one in each) else ()),
         _hub(settings, machine, len(here) == len(models)),
         _cache(settings, machine),
         _files(settings, machine),
@@ -237,6 +239,18 @@ def _model(name: str, settings: Settings) -> Checkpoint | CheckpointError | None
         return checkpoint.read(found.folder, found.name, allow_pickle=pickle, ignore_code=ignore)
     except CheckpointError as error:
         return error
+
+
+def _together(settings: Settings) -> Iterator[Finding]:
+    """What each model alone does not show: names that two would have, settings that are about one, aliases of none."""
+    from vecgate.app import build_engine  # here, as only this finding needs it
+
+    try:
+        build_engine(replace(settings, offline=True), aliases=settings.aliases).close()
+    except NoRoom:  # told by their memory
+        return
+    except (CheckpointError, ConfigError) as error:
+        yield Finding("settings", "bad", str(error), "`vecgate serve --help` shows them all.")
 
 
 def _about(name: str, read: Checkpoint | CheckpointError | None, settings: Settings) -> Finding:
