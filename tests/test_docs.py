@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from docs import reference
 from vecgate import flags
 from vecgate.access import canonical
 from vecgate.metrics import Metrics
-from vecgate.protocols import base_finder, routes
+from vecgate.protocols import base_finder, native_bodies, routes
 from vecgate.settings import CONFIG, SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -146,6 +147,22 @@ def test_every_path_named_is_a_route() -> None:
     said = {(page, one) for page, text in names() for one in re.findall(pattern, text)}
     asked = {(page, one): canonical(one) for page, one in said if one not in BASES | GONE}
     assert [where for where, path in asked.items() if path not in templates and found(f"/x{path}") != path] == []
+
+
+def test_migration_md_has_every_field_of_the_native_routes() -> None:
+    text = (ROOT / "docs" / "migration.md").read_text("utf-8").partition("## Fields\n")[2].partition("\n## ")[0]
+    cells = [line.split(" | ")[0] for line in text.splitlines()[3:]]
+    said = {name for cell in cells for name in re.findall(r"`([a-z_]+\.|results\[\]\.)?([a-z_]+)`", cell)}
+    asked = fields("", native_bodies.EmbedBody) | fields("", native_bodies.RerankBody)
+    usage = fields("usage.", native_bodies.EmbedUsage) | fields("usage.", native_bodies.RerankUsage)
+    answered = fields("", native_bodies.EmbedAnswer) | fields("", native_bodies.RerankAnswer)
+    known = asked | usage | answered | fields("results[].", native_bodies.Result)
+    new = {("", name) for name in ("model", "space", "return_text", "usage", "results")}
+    assert said == known - new
+
+
+def fields(where: str, struct: type[msgspec.Struct]) -> set[tuple[str, str]]:
+    return {(where, name) for name in struct.__struct_fields__}
 
 
 def test_every_link_leads_somewhere() -> None:
