@@ -26,7 +26,7 @@ WHOSE = {
     "ops": "-",
 }
 SENT = {
-    "authorization": "`Bearer KEY`, where the server has keys.",
+    "authorization": "`Bearer KEY`, where the server has keys; or `Basic`, with the key as the password.",
     "api-key": "The same, as Azure's clients send it.",
     "x-api-key": "The same.",
     "x-request-id": "The request's id, which the answer and the log repeat: up to 64 letters, digits, `.`, `_` and `-`; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from base64 import b64encode
 
 import pytest
 
@@ -24,7 +25,15 @@ from vecgate.keys import Keys
         ({b"authorization": b"Bearer ONE"}, None),
         ({b"authorization": b"Bearer "}, None),
         ({b"authorization": b"one"}, None),
+        ({b"authorization": b"Basic " + b64encode(b"any:one")}, "#1"),
+        ({b"authorization": b"basic " + b64encode("any:schl\u00fcssel".encode())}, "#3"),
+        ({b"authorization": b"Basic " + b64encode(b"two:")}, "#2"),
+        ({b"authorization": b"Basic " + b64encode(b"two")}, "#2"),
+        ({b"authorization": b"Basic " + b64encode(b"one:x")}, None),
+        ({b"authorization": b"Basic " + b64encode(b":")}, None),
+        ({b"authorization": b"Basic " + b64encode(b"any:one") + b"!"}, None),
         ({b"authorization": b"Basic one"}, None),
+        ({b"authorization": b"Basic"}, None),
         ({b"authorization": b"Bearer \xff\xfe"}, None),
         ({b"api-key": b""}, None),
         ({b"cookie": b"one"}, None),

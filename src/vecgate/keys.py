@@ -6,6 +6,7 @@ Keeps digests only. Knows headers' bytes; no request, no path, no file.
 from __future__ import annotations
 
 import hmac
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -46,7 +47,21 @@ class Keys:
 
 
 def offered_keys(headers: Mapping[bytes, bytes]) -> list[bytes]:
-    """Whatever a request shows as a key: OpenAI's header, Azure's, and the one of many proxies."""
-    authorization = headers.get(b"authorization", b"")
-    bearer = [authorization[7:].strip()] if authorization[:7].lower() == b"bearer " else []
-    return bearer + [headers[name] for name in (b"api-key", b"x-api-key") if name in headers]
+    """Whatever a request shows as a key: OpenAI's header, Azure's, the one of many proxies, and what a URL holds."""
+    scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+    shown = [headers[name] for name in (b"api-key", b"x-api-key") if name in headers]
+    match scheme.lower():
+        case b"bearer":
+            return [credentials.strip(), *shown]
+        case b"basic":
+            return [*_of_basic(credentials.strip()), *shown]
+    return shown
+
+
+def _of_basic(credentials: bytes) -> list[bytes]:
+    """The password: clients that take no key, but a URL, send that of http://any:KEY@host so; or the user's name alone."""
+    try:
+        user, _, password = b64decode(credentials, validate=True).partition(b":")
+    except ValueError:
+        return []
+    return [password or user]
