@@ -200,7 +200,8 @@ class Guard:
         flight.record.trusted = not self._keys.digests or flight.key is not None
         public = access.is_public(flight.method, flight.path, origin is not None)
         if not flight.record.trusted and not public:
-            given = "The API key is not valid" if offered_keys(headers) else "An API key is needed"
+            # OpenAI's own words: by them LiteLLM knows a wrong key from any other bad request
+            given = "Incorrect API key provided" if offered_keys(headers) else "An API key is needed"
             raise Unauthenticated(f"{given}: send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
         access.check_encoding(headers)
         length = access.content_length(headers)
