@@ -291,7 +291,7 @@ def test_texts_come_back_when_asked_for() -> None:
 
 def test_what_litellm_sends_is_taken() -> None:
     extra = {"top_n": 2, "truncate": True, "truncation_direction": "Right", "return_text": False, "raw_scores": False}
-    assert len(good(post("/v1/rerank", {"query": QUERY, "texts": TEXTS, **extra}))) == 4  # TEI has no top_n
+    assert len(good(post("/v1/rerank", {"query": QUERY, "texts": TEXTS, **extra}))) == 2
     nulls = dict.fromkeys(("truncate", "truncation_direction", "return_text", "raw_scores"))
     assert good(post("/rerank", {"query": QUERY, "texts": TEXTS, **nulls})) == good(
         post("/rerank", {"query": QUERY, "texts": TEXTS})
@@ -303,6 +303,13 @@ def test_a_rerank_is_cut_as_asked() -> None:
     for fields in ({}, {"truncate": False}, {"truncation_direction": "Left"}):
         post("/rerank", {"query": "a", "texts": ["b"], **fields}, engine)
     assert [one["cut"] for one in engine.rankings] == ["end", "refuse", "start"]
+
+
+def test_a_rerank_gives_as_many_as_asked() -> None:
+    every = good(post("/rerank", {"query": QUERY, "texts": TEXTS}))
+    for top_n, kept in ((2, 2), (9, 4), (None, 4)):
+        assert good(post("/rerank", {"query": QUERY, "texts": TEXTS, "top_n": top_n})) == every[:kept]
+    assert "top_n is 0" in refused(post("/rerank", {"query": QUERY, "texts": TEXTS, "top_n": 0}))
 
 
 def test_as_many_texts_as_the_limit_and_no_more() -> None:
@@ -545,7 +552,7 @@ def test_on_rerank_texts_are_teis_and_documents_coheres(path: str) -> None:
 def test_a_null_key_is_no_key_where_another_one_is_there() -> None:
     assert isinstance(good(post("/rerank", {"query": "a", "documents": None, "texts": ["a"]})), list)
     assert "results" in good(post("/rerank", {"query": "a", "documents": ["a"], "texts": None}))
-    assert post("/rerank", {"query": "a", "documents": None, "passages": None}).json().keys() == {"message"}
+    assert post("/rerank", {"query": "a", "documents": None, "passages": None}).json().keys() == {"message", "detail"}
 
 
 def test_on_the_base_url_the_inputs_decide() -> None:

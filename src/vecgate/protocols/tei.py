@@ -163,7 +163,8 @@ async def rerank(ask: Ask) -> Answer:
     elapsed_s = timer()
     body: TeiRerank = ask.body
     check_some("texts", body.texts, ask.site.max_passages_per_rerank, "MAX_PASSAGES_PER_RERANK", "text")
-    ranking = await ask.engine.rerank(ask.call, None, body.query, body.texts, cut=_cut(ask, body))
+    check_count("top_n", body.top_n)
+    ranking = await ask.engine.rerank(ask.call, None, body.query, body.texts, top_n=body.top_n, cut=_cut(ask, body))
     characters = len(body.query) * len(body.texts) + sum(map(len, body.texts))
     headers = _headers(ask, ranking.applied, characters, elapsed_s())
     return Answer(msgspec.json.encode(_ranks(body, ranking)), ranking.applied, headers=headers)

@@ -81,12 +81,14 @@ class TeiSimilarity(Expecting, kw_only=True):
 
 class TeiRerank(Truncation, kw_only=True):
     """texts: at most MAX_PASSAGES_PER_RERANK. raw_scores: true gives logits, or cosines where an embedding model ranks,
-    instead of scores from 0 to 1. return_text: true puts each text into its rank."""
+    instead of scores from 0 to 1. return_text: true puts each text into its rank. top_n: how many ranks (null: all), which
+    TEI itself does not know, but LiteLLM sends."""
 
     query: str
     texts: Texts
     raw_scores: bool | None = None
     return_text: bool | None = None
+    top_n: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
 
 
 class TeiTokenize(msgspec.Struct, kw_only=True):
