@@ -149,7 +149,7 @@ def test_every_error_an_operation_can_answer_is_documented_in_its_dialect(error:
         told = [example["value"] for example in content["examples"].values()]
         assert not raw or msgspec.json.decode(raw) in told
         for shape in content["schema"].get("anyOf", [content["schema"]]):
-            assert set(resolved(shape)["required"]) <= {"error", "error_type", "message", "id"}
+            assert set(resolved(shape)["required"]) <= {"error", "error_type", "message", "detail", "id"}
 
 
 def test_a_get_without_parameters_has_no_404_and_one_with_them_has() -> None:

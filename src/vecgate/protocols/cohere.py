@@ -93,6 +93,12 @@ def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
     return of_type(ERRORS, error), headers_of_error(error), msgspec.json.encode({"message": message_of(error)})
 
 
+def render_jina(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
+    """The same and "detail", for the paths that Jina's clients share: they look for it alone, and fail without it."""
+    told = message_of(error)
+    return of_type(ERRORS, error), headers_of_error(error), msgspec.json.encode({"message": told, "detail": told})
+
+
 async def rerank_v1(ask: Ask) -> Answer:
     return await _rerank(ask, "1")
 
@@ -307,7 +313,7 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             (path,),
             handle,
-            render,
+            render if path == "/v2/rerank" else render_jina,
             RERANK,
             body=CohereRerank,
             key="documents",

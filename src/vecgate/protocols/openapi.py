@@ -302,4 +302,6 @@ def _tags(routes: Iterable[Route]) -> dict[str, str]:
 
 
 def _error_name(route: Route) -> str:
-    return f"{route.render.__module__.rpartition('.')[2].capitalize()}Error"
+    """CohereError, and CohereJinaError for a second dialect of the same protocol."""
+    words = (route.render.__module__.rpartition(".")[2], *route.render.__name__.split("_")[1:])
+    return "".join(map(str.capitalize, words)) + "Error"
