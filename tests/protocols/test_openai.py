@@ -131,6 +131,16 @@ def test_dimensions_cut_and_renormalise() -> None:
     np.testing.assert_allclose(cut, np.array(full[:3]) / np.linalg.norm(full[:3]), atol=1e-6)
 
 
+def test_output_dimension_is_another_name_of_dimensions() -> None:
+    cut = rows(embed({"input": "cat", "dimensions": 3}))
+    for named in (
+        {"output_dimension": 3},
+        {"output_dimension": 3, "dimensions": 3},
+        {"dimensions": 3, "output_dimension": None},
+    ):
+        assert rows(embed({"input": "cat", **named})) == cut
+
+
 def test_usage_counts_every_input() -> None:
     usage = embed({"input": ["the cat", "", "dog"]}).json()["usage"]
     assert usage == {"prompt_tokens": 4 + 2 + 3, "total_tokens": 4 + 2 + 3}
@@ -201,6 +211,8 @@ def test_the_record_of_a_request_is_filled_in() -> None:
         ({"input": "a", "dimensions": "8"}, ["dimensions", "str"]),
         ({"input": "a", "dimensions": 9}, ["dimensions", "9", "8"]),
         ({"input": "a", "dimensions": 10**40}, ["dimensions"]),
+        ({"input": "a", "output_dimension": 0}, ["dimensions is 0", "1 to 8"]),
+        ({"input": "a", "dimensions": 3, "output_dimension": 4}, ["dimensions is 3", "output_dimension 4"]),
         ({"input": "a", "encoding_format": "int8"}, ["encoding_format", "int8", "float", "base64"]),
         ({"input": "a", "encoding_format": 3}, ["encoding_format", "int"]),
         ({"input": "a", "model": 3}, ["model", "int"]),

@@ -108,6 +108,7 @@ class CreateEmbeddings(Expecting, kw_only=True):
         Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None,
         Meta(description="Numbers kept of each vector, which is then renormalised."),
     ] = None
+    output_dimension: Annotated[int | None, Meta(description="The same, as Infinity's clients call it.")] = None
     input_type: Annotated[
         str | None,
         Meta(description=f"Whose prompt stands before each text: {', '.join(PURPOSES)}, or a prompt of the model."),
@@ -208,7 +209,7 @@ async def _create(ask: Ask, body: CreateEmbeddings) -> Answer:
         body.model,
         await _inputs(ask, body),
         role=_role(ask, body.input_type, true),
-        dimensions=body.dimensions,
+        dimensions=_dimensions(body),
         cut=ask.site.cut,
     )
     encoded_s = timer()
@@ -228,6 +229,14 @@ def _role(ask: Ask, asked: str | None, model: str) -> str | None:
         return prompt
     known = ", ".join(dict.fromkeys((*PURPOSES, *prompts)))
     raise InvalidRequest(f"input_type does not take {shown(asked)}; it takes {known}.", "input_type")
+
+
+def _dimensions(body: CreateEmbeddings) -> int | None:
+    if body.dimensions is None or body.output_dimension in (None, body.dimensions):
+        return body.output_dimension if body.dimensions is None else body.dimensions
+    raise InvalidRequest(
+        f"dimensions is {body.dimensions} and output_dimension {body.output_dimension}; give one.", "output_dimension"
+    )
 
 
 def _encoding(asked: str | None) -> Literal["float", "base64"]:
