@@ -23,6 +23,7 @@ PAGES_SCRIPT = SCRIPT.with_name("pages.py")
 CLIENTS = Path(sys.prefix, "clients", "bin", "python")
 OWN = [
     *(f"docs/clients/{name}.md" for name in ("azure", "cohere", "ollama", "openai", "tei")),
+    "README.md",
     "docs/quickstart.md",
     "docs/examples/rag_openai.py",
 ]
@@ -30,6 +31,7 @@ OWN = [
 THEIRS = [
     "docs/clients/langchain.md",
     "docs/clients/llama-index.md",
+    "docs/spaces.md",
     "docs/examples/rag_langchain.py",
     "docs/examples/rag_llama_index.py",
 ]
