@@ -26,12 +26,10 @@ const listed = (pairs) =>
     .map((pair) => `    ${pair},\n`)
     .join("");
 
-// n8n takes nodes pasted on its canvas.
+// n8n takes nodes pasted on its canvas. The key is a credential's: since n8n 2 no node reads the environment unless told to.
 function n8n(call, path, body) {
-  const headers = call.keyed
-    ? { sendHeaders: true, headerParameters: { parameters: [{ name: "Authorization", value: `=Bearer {{ $env.${VARIABLE} }}` }] } }
-    : {};
-  const parameters = { method: "POST", url: `${call.base}/${path}`, ...headers, sendBody: true, specifyBody: "json" };
+  const credential = call.keyed ? { authentication: "predefinedCredentialType", nodeCredentialType: "openAiApi" } : {};
+  const parameters = { method: "POST", url: `${call.base}/${path}`, ...credential, sendBody: true, specifyBody: "json" };
   const node = {
     name: "vecgate",
     type: "n8n-nodes-base.httpRequest",
@@ -41,6 +39,9 @@ function n8n(call, path, body) {
   };
   return json({ nodes: [node], connections: {} });
 }
+
+const pasted = (call) =>
+  call.keyed ? "Paste it on n8n's canvas, and choose there an OpenAI credential with the key." : "Paste it on n8n's canvas.";
 
 // call: {base, keyed, model, role, dimensions (null: all), texts} -> [[name, how it is used, code]].
 export function embedCalls(call) {
@@ -87,7 +88,7 @@ export function embedCalls(call) {
         `embeddings = OpenAILikeEmbedding(\n${llama})\nvectors = embeddings.get_text_embedding_batch(${literal(call.texts)})`,
       ),
     ],
-    ["n8n", "Paste it on n8n's canvas. Its Embeddings OpenAI node takes the same base URL, with /v1.", n8n(call, "v1/embeddings", body)],
+    ["n8n", `${pasted(call)} Its Embeddings OpenAI node takes the same base URL, with /v1.`, n8n(call, "v1/embeddings", body)],
   ];
 }
 
@@ -134,6 +135,6 @@ export function rerankCalls(call) {
           `ranked = rerank.postprocess_nodes(nodes, query_str=${json(call.query)})`,
       ),
     ],
-    ["n8n", "Paste it on n8n's canvas: its Cohere nodes have a fixed host.", n8n(call, "v2/rerank", cohere)],
+    ["n8n", `${pasted(call)} Its Cohere nodes have a fixed host.`, n8n(call, "v2/rerank", cohere)],
   ];
 }
