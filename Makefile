@@ -1,9 +1,9 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser test-open-webui check record compat soak format model bench bench-peers cost clean
+.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 serve: ## install what is missing and serve the default model on 127.0.0.1:9000 (HOST, PORT)
 	@.ci/install serve
@@ -20,6 +20,11 @@ test: ## install what is missing and run the tests (ARGS="-k name" goes to pytes
 test-browser: ## try the page in a headless Chromium (SHOTS=docs/page keeps pictures; needs chromium and chromedriver)
 	@.ci/install browser
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest tests/browser/page.py $(ARGS)
+
+test-n8n: ## run the workflow of docs/n8n in a real n8n (KEEP=docs/n8n keeps the execution; installs n8n, 2.5 GB)
+	@.ci/install test
+	@.venv/bin/python -m tests.n8n.instance
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest tests/n8n/workflows.py $(ARGS)
 
 check: ## formatting, lint, types, tests: what CI runs
 	@.ci/install test
