@@ -29,6 +29,7 @@ HEADER_MASKS: dict[str, Rules] = {
     "x-stainless-runtime-version": ((_ALL, "<version>"),),
     "x-fern-platform": ((_ALL, "<machine>"),),
     "x-fern-runtime-version": ((_ALL, "<version>"),),
+    "x-amzn-trace-id": ((_ALL, "<id>"),),
     "date": ((_ALL, "<time>"),),
     "x-request-id": ((_ALL, "<id>"),),
     "server-timing": ((re.compile(r"dur=[\d.]+"), "dur=<time>"),),

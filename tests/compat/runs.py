@@ -35,7 +35,8 @@ def check(chosen: Sequence[Environment], folder: Path) -> int:
     stored = fixtures.stored()
     outcomes = {(one["client"], one["case"]): one["outcome"] for one in stored}
     with Live(folder, **servers.real()) as server:
-        wrong = behaviour.wrong(_through_the_proxy(chosen, server.ready().url), server, outcomes)
+        lines = [*_through_the_proxy(chosen, server.ready().url)]
+        wrong = behaviour.wrong(lines, server, outcomes)
     print("\n".join(wrong) or "every result on the real model is as it must be")
     if not changed and not wrong:
         fixtures.judge(versions)
