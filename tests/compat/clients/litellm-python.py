@@ -49,7 +49,8 @@ class Provider:
         answer = litellm.embedding(
             f"{self.name}/{model}", texts, api_base=self.embed_base, api_key=key or self.key, **self.more, **more
         )
-        return driving.vectors((row(each["embedding"]) for each in answer.data), answer.usage.prompt_tokens)
+        counted = None if self.name == "huggingface" else answer.usage.prompt_tokens  # there LiteLLM guesses it
+        return driving.vectors((row(each["embedding"]) for each in answer.data), counted)
 
     def rerank(self, model: str = RERANKER, key: str | None = None, **more: Any) -> Result:
         answer = litellm.rerank(
