@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +122,15 @@ def drive(one: Environment, base: str, control: str, key: str) -> Iterator[dict[
     with (one.folder / "driver.log").open("w+b") as log:
         command = [*one.command(), base, control, key]
         process = subprocess.Popen(command, env=told, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True)
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 yield _line(one, line)
-            process.wait(LIMIT_S)
+            process.wait()
         finally:
+            limit.cancel()
             process.kill()
             process.wait()
             assert process.stdout is not None

@@ -43,6 +43,7 @@ What the cases are, and what is right on the real model:
 - `token-ids`: the ids of a text give the row of that text.
 - `roles`: one query and three documents by whatever the client has for it; the right document is the nearest.
 - `rerank`: the two best of three documents, the right one first, scores falling and within 0 and 1.
+  huggingface-hub has `sentence_similarity` for it, and leaves the order to its caller.
 - `errors`: a model that is not there. `wrong-key`: a key that the server does not know. Both are the SDK's own exception, with
   the server's words.
 - `retries`: two answers of 503 with Retry-After: 1 before the right one.

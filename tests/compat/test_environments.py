@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,9 +62,9 @@ def test_a_driver_shadows_no_package_and_imports_nothing_of_ours(one: Environmen
     assert not imported & {"vecgate", "tests"}
 
 
-def test_a_lock_without_a_driver_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_lock_without_a_driver_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environments, "CLIENTS", tmp_path)
-    (environments.CLIENTS / "some-client.txt").write_text("some==1.0\n")
+    (tmp_path / "some-client.txt").write_text("some==1.0\n")
     with pytest.raises(SystemExit, match=r"no driver: some-client\.py"):
         environments.environments()
 
@@ -86,3 +88,40 @@ def test_a_difference_from_the_stored_fixture_is_shown() -> None:
     changed = fixtures.differences(fixtures.FOLDER, first | {"version": "0"})
     assert '+ "version": "0",' in changed
     assert fixtures.differences(fixtures.FOLDER, first | {"client": "a-new-one"}) != []
+
+
+def driver(tmp_path: Path, body: str) -> Environment:
+    """An environment of this interpreter, whose driver is the body."""
+    (tmp_path / "made" / "bin").mkdir(parents=True)
+    (tmp_path / "made" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "made.py").write_text(f"import json, os, sys, time\n{body}\n")
+    return Environment("made", tmp_path / "made.txt", tmp_path / "made.py")
+
+
+SAYS = 'told = {"client": "a", "case": "b", "version": "1"}\n'
+
+
+def test_a_driver_gets_the_addresses_and_a_home_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "INSTALLED", tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "of who runs it")
+    one = driver(
+        tmp_path, SAYS + 'print(json.dumps(told | {"skipped": [sys.argv[1:], dict(os.environ), os.getcwd()]}))'
+    )
+    (told,) = environments.drive(one, "BASE", "CONTROL", "KEY")
+    arguments, variables, folder = told["skipped"]
+    assert arguments == ["BASE", "CONTROL", "KEY"]
+    assert variables["HOME"] == folder == str(tmp_path / "made" / "home")
+    assert "OPENAI_API_KEY" not in variables
+
+
+def test_a_driver_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "INSTALLED", tmp_path)
+    with pytest.raises(SystemExit, match=r"made\.py failed:[\s\S]*ZeroDivisionError"):
+        list(environments.drive(driver(tmp_path, "1 / 0"), "BASE", "CONTROL", "KEY"))
+
+
+def test_a_driver_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments, "INSTALLED", tmp_path)
+    monkeypatch.setattr(environments, "LIMIT_S", 0.2)
+    with pytest.raises(SystemExit, match=r"made\.py failed"):
+        list(environments.drive(driver(tmp_path, "time.sleep(600)"), "BASE", "CONTROL", "KEY"))

@@ -15,7 +15,7 @@ def one(case: str, outcome: dict[str, Any], *by: str) -> dict[str, Any]:
 
 def test_the_document_agrees_with_the_fixtures() -> None:
     found = matrix.judged(fixtures.stored())
-    assert matrix.DOCUMENT.read_text("utf-8") == matrix.document(found), "`make compat` writes it anew"
+    assert matrix.DOCUMENT.read_text("utf-8") == matrix.document(found), "`python -m tests.compat table` writes it anew"
 
 
 def test_every_client_was_driven_through_every_case_and_judged() -> None:
