@@ -59,9 +59,9 @@ def offered_keys(headers: Mapping[bytes, bytes]) -> list[bytes]:
 
 
 def _of_basic(credentials: bytes) -> list[bytes]:
-    """The password: clients that take no key, but a URL, send that of http://any:KEY@host so; or the user's name alone."""
+    """The password: clients that take no key, but a URL, send that of http://any:KEY@host so."""
     try:
-        user, _, password = b64decode(credentials, validate=True).partition(b":")
+        _, _, password = b64decode(credentials, validate=True).partition(b":")
     except ValueError:
         return []
-    return [password or user]
+    return [password]
