@@ -20,8 +20,9 @@ ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 120.0
 
 
-PORTS = itertools.count(20_000 + os.getpid() % 1000 * 10)
-"""Below those that the system hands out for connections, and others than another process of the same run takes."""
+PORTS = itertools.count(20_000 + os.getpid() % 60 * 200)
+"""Below those that the system hands out for connections, and others than another process of the same run takes: their ids
+follow one another, and one that runs all of a suite's servers takes over a hundred."""
 
 
 def free_port() -> int:
