@@ -92,8 +92,8 @@ class Forward:
         self._model = model
         self._backend: Backend = model.load()
         card = self._backend.card
-        known = probe.recall(probe.key_of(model.checkpoint.config, card), settings.cache_dir.expanduser())
-        tokens = settings.batch_tokens or min(known or card.batch_tokens, card.batch_tokens)
+        cache = settings.cache_dir.expanduser()
+        tokens, _ = probe.begin(settings.batch_tokens, model.checkpoint.config, card, cache)
         self._limits = Limits(tokens, settings.max_batch_size, card.pad_lengths)
         self._cost = Cost.of(model.checkpoint)
 

@@ -21,7 +21,6 @@ from typing import TypeVar
 import numpy as np
 
 from vecgate.core import (
-    BackendCard,
     BatchReport,
     Call,
     Cut,
@@ -143,21 +142,10 @@ class LocalEngine:
         self._batcher.memory = backend.memory()
         card = backend.card
         self._names.check_width(model.name, card.dimensions)
-        tokens, trial = self._budget(model, card)
+        tokens, trial = probe.begin(self._batch_tokens, model.checkpoint.config, card, self._cache)
         limits = Limits(tokens, self._max_rows, card.pad_lengths)
         self._batcher.open(model.name, backend, limits, model.tokens_per_s, trial)
         log.info("Model %s is ready on %s (%s).", model.name, card.device, card.dtype)
-
-    def _budget(self, model: Model, card: BackendCard) -> tuple[int, probe.Probe | None]:
-        """The tokens of a batch: the setting's, what an earlier run found, or the device's guess with a probe for better."""
-        if self._batch_tokens:
-            return self._batch_tokens, None
-        if not card.tries_budgets:
-            return card.batch_tokens, None
-        key = probe.key_of(model.checkpoint.config, card)
-        if (found := probe.recall(key, self._cache)) is not None:
-            return min(found, card.batch_tokens), None
-        return card.batch_tokens, probe.Probe(card.batch_tokens, partial(probe.remember, key, cache=self._cache))
 
     def _died(self, error: BaseException) -> None:
         self._end(f"The device thread died ({type(error).__name__}); the server's log has more.")

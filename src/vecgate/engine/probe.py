@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,6 +52,18 @@ class Probe:
             return None
         rates = {budget: median(rates[1:]) for budget, rates in self._rates.items()}
         return next(budget for budget in self.budgets if rates[budget] >= ENOUGH * max(rates.values()))
+
+
+def begin(
+    asked: int | None, config: Mapping[str, Any], card: BackendCard, cache: Path | None
+) -> tuple[int, Probe | None]:
+    """The tokens of a batch: those asked for, what an earlier run found, or the device's with a probe for better."""
+    if asked or not card.tries_budgets:
+        return asked or card.batch_tokens, None
+    key = key_of(config, card)
+    if (found := recall(key, cache)) is not None:
+        return min(found, card.batch_tokens), None
+    return card.batch_tokens, Probe(card.batch_tokens, partial(remember, key, cache=cache))
 
 
 def key_of(config: Mapping[str, Any], card: BackendCard) -> str:
