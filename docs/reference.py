@@ -117,9 +117,9 @@ def plain(path: str) -> str:
 
 def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Every command by its whole name, and what parses it."""
-    for name, parser in flags._commands(flags.parser()).items():
+    for name, parser in flags.commands_of(flags.parser()).items():
         yield name, parser
-        yield from ((f"{name} {action}", below) for action, below in flags._commands(parser).items())
+        yield from ((f"{name} {action}", below) for action, below in flags.commands_of(parser).items())
 
 
 def command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:

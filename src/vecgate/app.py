@@ -70,7 +70,7 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
 
     aliases: for who is asked by name; a command that takes one model needs none of what another would serve.
     """
-    models = _models(settings)
+    models = models_of(settings)
     room.check([model.checkpoint for model in models], settings.dtype, settings.device_memory_fraction)
     return LocalEngine(
         models,
@@ -162,8 +162,9 @@ def create_app(
     return guard
 
 
-def _models(settings: Settings) -> list[Model]:
-    """MODEL_NAME's, whose files say whether they embed or rerank, then CROSS_ENCODER_MODEL's; one of them at least."""
+def models_of(settings: Settings) -> list[Model]:
+    """What the settings name, not yet loaded: MODEL_NAME's, whose files say whether they embed or rerank, then
+    CROSS_ENCODER_MODEL's; one of them at least. Raises ConfigError and CheckpointError."""
     require_one(settings.backend)
     names = [name for name in settings.models if name.casefold() != NO_MODEL]
     if len(names) > 1:

@@ -349,7 +349,7 @@ def refusal(top: Parser, command: str | None, argument: str) -> ConfigError:
     """What to say of a flag that the command does not have, its value not shown."""
     if command in (None, "serve"):
         return unknown_flag(argument, _options(top) if command is None else ("--debug",))
-    name, own = argument.partition("=")[0], _options(_commands(top)[str(command)])
+    name, own = argument.partition("=")[0], _options(commands_of(top)[str(command)])
     if name in {setting.option for setting in SETTINGS} - set(own):
         return ConfigError(f"{name} is a flag of vecgate serve and means nothing to vecgate {command}.")
     if not name.startswith("-"):
@@ -374,11 +374,12 @@ def script(shell: str) -> str:
 
 def _all(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     yield top
-    for below in _commands(top).values():
+    for below in commands_of(top).values():
         yield from _all(below)
 
 
-def _commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """What parses each command right below, by its name."""
     found = [action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(found[0]) if found else {}
 

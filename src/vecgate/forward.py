@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from vecgate.app import _models
+from vecgate.app import models_of
 from vecgate.core import Batch, Checkpoint, Tokens
 from vecgate.engine import probe, weights
 from vecgate.engine.model import Model
@@ -79,7 +79,7 @@ def _say(out: BinaryIO, what: Any) -> None:
 
 
 def _embedding(settings: Settings) -> Model:
-    found = next((model for model in _models(settings) if model.checkpoint.task == "embed"), None)
+    found = next((model for model in models_of(settings) if model.checkpoint.task == "embed"), None)
     if found is None:
         raise ConfigError("--raw needs a model that embeds: name one with --model.")
     return found
