@@ -397,6 +397,20 @@ def _connect(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _deploy(arguments: argparse.Namespace) -> int:
+    from vecgate import deploy
+
+    if arguments.template is None:
+        if arguments.output is not None:
+            raise ConfigError(f"-o needs the template's name; there are {', '.join(deploy.TEMPLATES)}.")
+        print(deploy.listed())
+    elif arguments.output in (None, "-"):
+        print(deploy.read(arguments.template), end="")
+    else:
+        print(f"{deploy.write(arguments.template, Path(arguments.output))} written.")
+    return DONE
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -410,5 +424,6 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "bench": _bench,
     "doctor": _doctor,
     "connect": _connect,
+    "deploy": _deploy,
     "completion": _completion,
 }

@@ -90,6 +90,13 @@ examples:
   vecgate connect open-webui --url http://127.0.0.1:3000 --token sk-...
   cat token | vecgate connect open-webui --url http://127.0.0.1:3000 --token - --dry-run
   vecgate connect open-webui --url http://127.0.0.1:3000 --token sk-... --seen-as http://host.docker.internal:9000""",
+    "deploy": """\
+Prints a file that is meant to be read and changed: what it needs, and what of it was not tried, stands at its beginning.
+
+examples:
+  vecgate deploy                              what there is
+  vecgate deploy container > Containerfile
+  vecgate deploy container -o deployment/     under its usual name; never over a file that is there""",
     "completion": """\
 examples:
   vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from vecgate import __version__
 from vecgate.config import add_flags, unknown_flag
+from vecgate.deploy import TEMPLATES
 from vecgate.errors import ConfigError
 from vecgate.examples import ABOUT, EXAMPLES
 from vecgate.settings import SETTINGS
@@ -61,6 +62,7 @@ def parser() -> Parser:
     doctor.add_argument("--json", dest="as_json", action="store_true", help="the findings as JSON")
     add_flags(doctor)
     _connect(_command(commands, "connect", "let another program embed and rerank here"))
+    _deploy(_command(commands, "deploy", "files for containers, Kubernetes, proxies and monitoring"))
     completion = _command(commands, "completion", "a shell's completion script")
     completion.add_argument("shell", choices=SHELLS)
     return top
@@ -287,6 +289,19 @@ def _connect(connect: Parser) -> None:
         "--batch-size", metavar="N", type=_count, help="texts in a request (default: as it is, 1 at first)"
     )
     connect.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+
+
+def _deploy(deploy: Parser) -> None:
+    deploy.add_argument(
+        "template",
+        metavar="NAME",
+        nargs="?",
+        choices=tuple(TEMPLATES),
+        help=f"{', '.join(TEMPLATES)} (default: a list that says what each is)",
+    )
+    deploy.add_argument(
+        "-o", "--output", metavar="OUT", help="a new file, or a folder to put it in (default: standard output)"
+    )
 
 
 def _names(*known: str, every: bool = False) -> Callable[[str], tuple[str, ...]]:
