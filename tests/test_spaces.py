@@ -14,7 +14,7 @@ from tests import small
 from tests.whole import LIMIT_S, Whole
 from vecgate.access import EXPOSED
 from vecgate.engine.space import RECIPE
-from vecgate.protocols.openai import Model
+from vecgate.protocols.openai_bodies import Model
 
 PAIR = {"query": "a cat", "documents": ["a cat", "dogs"]}
 EMBEDS: dict[str, dict[str, Any]] = {

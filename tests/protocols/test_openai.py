@@ -18,6 +18,7 @@ from vecgate import errors
 from vecgate.core import Record, VirtualName
 from vecgate.protocols import MOST_MESSAGE, Site
 from vecgate.protocols import openai as protocol
+from vecgate.protocols.openai_bodies import EmbeddingList
 
 PATH = "/v1/embeddings"
 OPENAI = ["vecgate.protocols.openai"]
@@ -87,7 +88,7 @@ def test_the_whole_answer(path: str) -> None:
     }
     assert len(vector) == stub.DIMENSIONS
     assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-6)
-    msgspec.json.decode(response.content, type=protocol.EmbeddingList)
+    msgspec.json.decode(response.content, type=EmbeddingList)
 
 
 def test_rows_come_in_the_order_of_the_inputs() -> None:
@@ -223,6 +224,11 @@ def test_bad_bodies_are_400_and_say_what_is_wrong(body: dict[str, Any], words: l
     assert error["type"] == "invalid_request_error"
     for word in words:
         assert word in error["message"]
+
+
+def test_a_missing_input_is_named() -> None:
+    error = refused(embed({"model": "stub"}))
+    assert (error["message"], error["param"]) == ("Object missing required field `input`.", "input")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,45 @@ def test_another_input_type_is_told_which_there_are(asked: str) -> None:
     assert error["message"].endswith("Clustering, retrieval.passage.")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "asked", "role"),
+    [
+        ({}, None, None),
+        ({}, "", None),
+        ({"query": "q: "}, "retrieval.query", "query"),
+        ({"query": "q: "}, "Retrieval.Passage", "document"),
+        (PROMPTS, "retrieval.passage", "retrieval.passage"),
+        (PROMPTS, "clustering", "Clustering"),
+        (PROMPTS, "text-matching", None),
+        (PROMPTS, "query", "query"),
+    ],
+)
+def test_jinas_task_is_a_role(prompts: dict[str, str], asked: str | None, role: str | None) -> None:
+    engine = stub.StubEngine(prompts=prompts)
+    answer = embed({"input": "a", "task": asked}, engine)
+    assert answer.status_code == 200, answer.text
+    assert engine.calls[0]["role"] == role
+
+
+def test_another_task_is_told_which_there_are() -> None:
+    error = refused(embed({"input": "a", "task": "poetry"}, stub.StubEngine(prompts=PROMPTS)))
+    assert error["param"] == "task"
+    assert error["message"].startswith(
+        "task does not take 'poetry'; it takes retrieval.query, retrieval.passage, text-"
+    )
+    assert error["message"].endswith("query, Clustering.")
+
+
+def test_a_task_and_an_input_type_may_say_the_same_only() -> None:
+    same = {"input": "a", "task": "retrieval.query", "input_type": "search_query"}
+    assert embed(same).headers["x-vecgate-role"] == "query"
+    error = refused(embed(same | {"input_type": "document"}))
+    assert (error["param"], error["message"]) == (
+        "task",
+        "input_type is 'document' and task 'retrieval.query'; give one.",
+    )
+
+
 # Azure
 
 

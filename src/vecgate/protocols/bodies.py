@@ -111,11 +111,16 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
         message, _, path = str(error).partition(" - at `")
         name = path.rstrip("`").removeprefix("$").removeprefix(".") or None
         where = f" at {name!r}" if name else ""
-        raise InvalidRequest(f"{message}{where}.", name) from error
+        raise InvalidRequest(f"{message}{where}.", name or _missing(message)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply.") from error
+
+
+def _missing(message: str) -> str | None:
+    """The field of the body that is not there, which msgspec names in its sentence only."""
+    return message.partition("missing required field `")[2].rstrip("`") or None
 
 
 def _uncollected(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:

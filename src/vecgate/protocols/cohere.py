@@ -202,7 +202,7 @@ async def _embed(ask: Ask, version: Version) -> Answer:
         cut=ask.site.cut if body.truncate is None else CUTS[_chosen("truncate", body.truncate, CUTS)],
         max_tokens=body.max_tokens,
     )
-    _check_packs(found.vectors.shape[1], types)  # an alias may have a width of its own
+    vectors.check_packs(found.vectors.shape[1], types, "embedding_types")  # an alias may have a width of its own
     encoding_s = timer()
     as_list = version == "1" and not types
     rows = {kind: await _rows(found.vectors, kind) for kind in types or ("float",)}
@@ -258,13 +258,7 @@ def _check_width(body: CohereEmbed, card: ModelCard, types: Collection[vectors.E
     if width > card.dimensions:
         message = f"output_dimension is {width}; {card.name!r} allows 1 to {card.dimensions}."
         raise InvalidRequest(message, "output_dimension")
-    _check_packs(width, types)
-
-
-def _check_packs(width: int, types: Collection[vectors.Encoding]) -> None:
-    if width % 8 and not {"binary", "ubinary"}.isdisjoint(types):
-        message = f"binary and ubinary pack 8 numbers into one; {width} dimensions are not a multiple of 8."
-        raise InvalidRequest(message, "embedding_types")
+    vectors.check_packs(width, types, "embedding_types")
 
 
 def _role(asked: str | None, card: ModelCard) -> str | None:

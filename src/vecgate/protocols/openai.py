@@ -5,13 +5,12 @@ Knows traits.Engine, nothing of other protocols; whose token ids come in is toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
-from vecgate.core import Embeddings, ModelCard, Task, Vectors, Verification, VirtualName
+from vecgate.core import Embeddings, ModelCard, Vectors, Verification, VirtualName
 from vecgate.errors import (
     BackendFailed,
     BodyTimeout,
@@ -34,8 +33,6 @@ from vecgate.errors import (
 from vecgate.protocols import (
     Answer,
     Ask,
-    Expecting,
-    Ignored,
     Route,
     headers_of_error,
     message_of,
@@ -44,6 +41,20 @@ from vecgate.protocols import (
     timer,
     token_ids,
     vectors,
+)
+from vecgate.protocols.openai_bodies import (
+    PACKED,
+    PURPOSES,
+    TASKS,
+    CreateEmbeddings,
+    Embedding,
+    EmbeddingList,
+    ErrorBody,
+    ErrorDetail,
+    Model,
+    ModelList,
+    Usage,
+    Verified,
 )
 
 ERRORS: dict[type[VecgateError], tuple[int, str, str | None]] = {
@@ -66,118 +77,6 @@ ERRORS: dict[type[VecgateError], tuple[int, str, str | None]] = {
     VecgateError: (500, "server_error", None),
 }
 """type -> (status, type, code); a type that is not here is its nearest parent's."""
-
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Items = Annotated[list[str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]], Meta(min_length=1)]
-_TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
-INPUT_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        {"type": "array", "items": _TOKEN_ID, "minItems": 1},
-        {"type": "array", "items": {"type": "array", "items": _TOKEN_ID, "minItems": 1}, "minItems": 1},
-    ]
-}
-"""The four shapes of `input`; msgspec's own types can't tell a list of one kind from a mixed one."""
-
-
-PURPOSES = {
-    "search_query": "query",
-    "query": "query",
-    "search_document": "document",
-    "document": "document",
-    "passage": "document",
-    "classification": "classification",
-    "clustering": "clustering",
-}
-"""input_type -> role, as Cohere, Voyage and NVIDIA spell it; the last two are roles only where there is such a prompt."""
-
-
-class CreateEmbeddings(Expecting, kw_only=True):
-    input: Annotated[
-        str | Items,
-        Meta(description="One text, texts, token ids, or arrays of token ids.", extra_json_schema=INPUT_SCHEMA),
-    ]
-    model: Annotated[
-        str | None, Meta(description="A name or alias of GET /v1/models; absent or null: the default.")
-    ] = None
-    encoding_format: Annotated[
-        str | None, Meta(description="float or base64.", extra_json_schema={"enum": ["float", "base64", None]})
-    ] = None
-    dimensions: Annotated[
-        Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None,
-        Meta(description="Numbers kept of each vector, which is then renormalised."),
-    ] = None
-    output_dimension: Annotated[int | None, Meta(description="The same, as Infinity's clients call it.")] = None
-    input_type: Annotated[
-        str | None,
-        Meta(description=f"Whose prompt stands before each text: {', '.join(PURPOSES)}, or a prompt of the model."),
-    ] = None
-    user: Ignored = msgspec.field(default_factory=msgspec.Raw)
-
-
-class Embedding(msgspec.Struct, kw_only=True):
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: Annotated[
-        list[float] | str, Meta(description="A string (base64 of little-endian float32) if asked for.")
-    ]
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingList(msgspec.Struct, kw_only=True):
-    object: Literal["list"] = "list"
-    data: list[Embedding]
-    model: str
-    usage: Usage
-
-
-class Verified(msgspec.Struct, kw_only=True):
-    """How the check before readiness came out: passed, deviates or failed; at: seconds since the epoch. /health has more."""
-
-    form: str
-    verdict: str
-    at: int
-
-
-class Model(msgspec.Struct, kw_only=True):
-    """OpenAI's four fields, and ours. root: the true name. role, dimensions: what the id stands for beside the model;
-    no role: what the checkpoint says. dimensions: null for a reranker. space: the fingerprint of the vector space, null
-    until it is known. verification: null before it was made, or where VECGATE_VERIFY is off."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "vecgate"
-    root: str
-    role: str | None
-    aliases: tuple[str, ...]
-    task: Task
-    state: str
-    max_tokens: int
-    dimensions: int | None
-    space: str | None
-    verification: Verified | None
-
-
-class ModelList(msgspec.Struct, kw_only=True):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class ErrorDetail(msgspec.Struct, kw_only=True):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(msgspec.Struct, kw_only=True):
-    error: ErrorDetail
 
 
 def render(error: VecgateError) -> tuple[int, dict[str, str], bytes]:
@@ -202,33 +101,47 @@ async def create_for_deployment(ask: Ask) -> Answer:
 
 
 async def _create(ask: Ask, body: CreateEmbeddings) -> Answer:
-    encoding = _encoding(body.encoding_format)
+    encoding = _encoding(body)
+    _check_late_chunking(body)
     true = ask.engine.resolve(body.model, "embed")
     found = await ask.engine.embed(
         ask.call,
         body.model,
         await _inputs(ask, body),
-        role=_role(ask, body.input_type, true),
+        role=_role(ask, body, true),
         dimensions=_dimensions(body),
         cut=ask.site.cut,
     )
+    param = "embedding_type" if body.embedding_type else "encoding_type"
+    vectors.check_packs(found.vectors.shape[1], (encoding,), param)  # an alias may have a width of its own
     encoded_s = timer()
     name = body.model if body.model and body.model.strip() else true
     answer = await respond(found, name, encoding)
     return Answer(answer, found.applied, encode_s=encoded_s())
 
 
-def _role(ask: Ask, asked: str | None, model: str) -> str | None:
+def _role(ask: Ask, body: CreateEmbeddings, model: str) -> str | None:
     """None, what the name or the checkpoint says, also for a purpose that the model has no prompt for."""
+    prompts = next(card.prompts for card in ask.engine.status().models if card.name == model)
+    said = _said("input_type", body.input_type, PURPOSES, prompts)
+    also = _said("task", body.task, TASKS, prompts)
+    if said is not None and also is not None and said != also:
+        message = f"input_type is {shown(str(body.input_type))} and task {shown(str(body.task))}; give one."
+        raise InvalidRequest(message, "task")
+    return said if also is None else also
+
+
+def _said(field: str, asked: str | None, known: Mapping[str, str], prompts: Collection[str]) -> str | None:
+    """The role of a purpose or of a prompt of the model."""
     if asked is None or not (word := asked.strip().casefold()):
         return None
-    prompts = next(card.prompts for card in ask.engine.status().models if card.name == model)
-    if PURPOSES.get(word) in ("query", "document"):
-        return PURPOSES[word]
-    if (prompt := next((name for name in prompts if name.casefold() == word), None)) is not None or word in PURPOSES:
+    prompt = next((name for name in prompts if name.casefold() == word), None)
+    if known.get(word) in ("query", "document") and (prompt is None or word in PURPOSES):
+        return known[word]
+    if prompt is not None or word in known:
         return prompt
-    known = ", ".join(dict.fromkeys((*PURPOSES, *prompts)))
-    raise InvalidRequest(f"input_type does not take {shown(asked)}; it takes {known}.", "input_type")
+    every = ", ".join(dict.fromkeys((*known, *prompts)))
+    raise InvalidRequest(f"{field} does not take {shown(asked)}; it takes {every}.", field)
 
 
 def _dimensions(body: CreateEmbeddings) -> int | None:
@@ -239,12 +152,36 @@ def _dimensions(body: CreateEmbeddings) -> int | None:
     )
 
 
-def _encoding(asked: str | None) -> Literal["float", "base64"]:
-    if asked is None or asked == "float":
-        return "float"
-    if asked == "base64":
-        return "base64"
-    raise InvalidRequest(f"encoding_format {shown(asked)} is not offered; use 'float' or 'base64'.", "encoding_format")
+def _encoding(body: CreateEmbeddings) -> vectors.Encoding:
+    """Under any of its three names; what two of them say must be the same."""
+    types = [body.embedding_type] if isinstance(body.embedding_type, str) else body.embedding_type or []
+    if len(types) > 1:
+        message = f"embedding_type holds {len(types)} types; give one, as an answer has one form of each row."
+        raise InvalidRequest(message, "embedding_type")
+    asked = {"encoding_format": body.encoding_format, "encoding_type": body.encoding_type}
+    if types:
+        asked["embedding_type"] = types[0]
+    found = {name: _offered(name, word) for name, word in asked.items() if word is not None}
+    if len(set(found.values())) > 1:
+        raise InvalidRequest(f"{' and '.join(found)} ask for different things; give one.", [*found][-1])
+    return next(iter(found.values()), "float")
+
+
+def _offered(name: str, asked: str) -> vectors.Encoding:
+    offered: tuple[vectors.Encoding, ...] = ("float", "base64")
+    if name != "encoding_format":
+        offered += PACKED
+    for one in offered:
+        if asked == one:
+            return one
+    known = f"{', '.join(map(repr, offered[:-1]))} or {offered[-1]!r}"
+    raise InvalidRequest(f"{name} {shown(asked)} is not offered; use {known}.", name)
+
+
+def _check_late_chunking(body: CreateEmbeddings) -> None:
+    """Raises InvalidRequest where each row is wanted in the light of the other inputs."""
+    if body.late_chunking:
+        raise InvalidRequest("late_chunking is not offered: each input is embedded by itself.", "late_chunking")
 
 
 async def _inputs(ask: Ask, body: CreateEmbeddings) -> Sequence[str] | token_ids.Arrays:

@@ -6,7 +6,7 @@ Every protocol encodes through here. Knows numpy and JSON, no protocol and no en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -15,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from vecgate.core import Vectors
+from vecgate.errors import InvalidRequest
 
 Encoding = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 Integers: TypeAlias = NDArray[np.int8] | NDArray[np.uint8]
@@ -59,6 +60,13 @@ def ubinary(vectors: Vectors) -> NDArray[np.uint8]:
 def binary(vectors: Vectors) -> NDArray[np.int8]:
     """(N, ceil(D / 8)) in -128..127: ubinary - 128."""
     return (ubinary(vectors).astype(np.int16) - 128).astype(np.int8)
+
+
+def check_packs(width: int, encodings: Collection[Encoding], param: str) -> None:
+    """Raises InvalidRequest for bits of rows that fill no whole number of bytes."""
+    if width % 8 and not {"binary", "ubinary"}.isdisjoint(encodings):
+        message = f"binary and ubinary pack 8 numbers into one; {width} dimensions are not a multiple of 8."
+        raise InvalidRequest(message, param)
 
 
 async def join(vectors: Vectors, rows: Callable[[int, Vectors], list[Any]]) -> list[Any] | msgspec.Raw:
