@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from vecgate.core import Checkpoint, Cut, Ids, Pieces, Tokens
 from vecgate.engine.form import Form
 from vecgate.engine.giants import Body, cut_ids, head, longest_whole, tail, words_of
+from vecgate.engine.refusals import called, no_room, refuse_longer, refuse_over, valid_texts
 from vecgate.engine.template import Template, check_types, open_tokenizer, pair_template, single_template
-from vecgate.errors import InputTooLong, InvalidRequest
+from vecgate.errors import InvalidRequest
 
 GROUP_CHARS = 1 << 16
 """Characters handed to the tokenizer at once, 10 to 100 ms of work: between groups a call can be left or wait its turn."""
@@ -101,10 +102,10 @@ class Tokenizer:
 
         def row(index: int, body: Body) -> Tokens:
             if whole <= len(lead) and (body.total > len(lead) or not body.exact):
-                raise _no_room(max_tokens, len(self._single), len(lead))
+                raise no_room(max_tokens, len(self._single), len(lead))
             if cut == "refuse":
                 total = body.total if max_text_tokens is None else min(body.total, len(lead) + max_text_tokens)
-                _refuse(_called(param, index), replace(body, total=total), len(self._single), max_tokens, param)
+                refuse_over(called(param, index), replace(body, total=total), len(self._single), max_tokens, param)
             ids = self._row([*self._single.head, *body.ids, *self._single.tail], index, param)
             return Tokens(ids, prompt=min(counted, len(ids)), original=body.total + len(self._single))
 
@@ -147,14 +148,14 @@ class Tokenizer:
             if body is None:
                 yield []
         if cut == "refuse":
-            _refuse("The query", asked, len(template), max_tokens, "query")
+            refuse_over("The query", asked, len(template), max_tokens, "query")
         most = room if max_document_tokens is None else min(room, max_document_tokens)
 
         def row(index: int, body: Body) -> Tokens:
             kept = body.total if max_document_tokens is None else min(body.total, max_document_tokens)
             if cut == "refuse":
                 both = replace(body, total=asked.total + kept)
-                _refuse(f"Document {index} with the query", both, len(template), max_tokens, "documents")
+                refuse_over(f"Document {index} with the query", both, len(template), max_tokens, "documents")
             first, second = longest_first(_length(asked, asked.total), _length(body, kept), room)
             query_ids, ids = cut_ids(asked.ids, first, cut), cut_ids(body.ids, second, cut)
             start = len(template.head) + len(query_ids) + len(template.middle)
@@ -176,9 +177,9 @@ class Tokenizer:
     ) -> Iterator[list[Tokens]]:
         """`encode_pairs_steps` through a template."""
         if max_tokens <= len(form):
-            raise _no_room(max_tokens, len(form))
-        _valid([query], "query")
-        _valid(documents, "documents")
+            raise no_room(max_tokens, len(form))
+        valid_texts([query], "query")
+        valid_texts(documents, "documents")
         lost = [0] * len(documents)
         texts = [form.document(text) for text in documents]
         for span in _groups([len(text) for text in texts], GROUP_CHARS) if max_document_tokens is not None else ():
@@ -193,7 +194,7 @@ class Tokenizer:
 
         def row(index: int, body: Body) -> Tokens:
             if cut == "refuse":
-                _refuse(f"Document {index} with the query", body, len(form.head) + outside, max_tokens, "documents")
+                refuse_over(f"Document {index} with the query", body, len(form.head) + outside, max_tokens, "documents")
             ids = body.ids
             if form.inside and cut != "start" and (body.total > room or not body.exact):
                 ids = ids[: room - len(form.ending)] + form.ending
@@ -212,9 +213,9 @@ class Tokenizer:
     def pieces_steps(self, texts: Sequence[str], specials: bool) -> Iterator[list[Pieces]]:
         """Every token of each text, uncut, some texts each step; raises InputTooLong over PIECES_CHARS characters."""
         sizes = [len(text) for text in texts]
-        _limit(sizes, PIECES_CHARS, "Text {} has {} characters; the limit for listing tokens is")
+        refuse_longer(sizes, PIECES_CHARS, "Text {} has {} characters; the limit for listing tokens is")
         for span in _groups(sizes, GROUP_CHARS):
-            group = _valid(texts[span.start : span.stop], "input", span.start)
+            group = valid_texts(texts[span.start : span.stop], "input", span.start)
             yield [
                 self._listed(one, len(text), specials)
                 for one, text in zip(self._inner.encode_batch(group, add_special_tokens=specials), group)
@@ -228,7 +229,7 @@ class Tokenizer:
         """The text of each list of ids, some lists each step; raises InvalidRequest for an id outside the vocabulary,
         InputTooLong over DECODED_IDS ids."""
         sizes = [len(one) for one in ids]
-        _limit(sizes, DECODED_IDS, "Input {} has {} token ids; the limit for decoding a list is")
+        refuse_longer(sizes, DECODED_IDS, "Input {} has {} token ids; the limit for decoding a list is")
         for span in _groups(sizes, GROUP_IDS, most=GROUP_IDS):
             checked = [self._checked(ids[index], index).tolist() for index in span]
             yield self._inner.decode_batch(checked, skip_special_tokens=skip_specials)
@@ -236,7 +237,7 @@ class Tokenizer:
     def _room(self, template: Template, max_tokens: int) -> int:
         room = max_tokens - len(template)
         if room < 1:
-            raise _no_room(max_tokens, len(template))
+            raise no_room(max_tokens, len(template))
         return room
 
     def _read_prompt(self, prompt: str) -> tuple[list[int], int]:
@@ -250,12 +251,12 @@ class Tokenizer:
 
     def _row(self, ids: list[int], index: int, param: str) -> Ids:
         if not ids:
-            message = f"{_called(param, index)} is empty, and {self._name} has no special token to embed."
+            message = f"{called(param, index)} is empty, and {self._name} has no special token to embed."
             raise InvalidRequest(message, param)
         row = np.array(ids, dtype=np.int32)
         if row.max() >= self.vocab_size:  # Gemma's tokenizer knows one token more than EmbeddingGemma has rows for
             text = self._inner.id_to_token(int(row.max()))
-            message = f"{_called(param, index)} holds {text!r}, for which {self._name} has no row."
+            message = f"{called(param, index)} holds {text!r}, for which {self._name} has no row."
             raise InvalidRequest(message, param)
         return row
 
@@ -316,7 +317,7 @@ class Tokenizer:
         sizes = [len(prompt) + len(one) for one in inputs]
         for span in _groups(sizes, longest, beside):
             group = inputs[span.start : span.stop]
-            texts = _valid(group, param, span.start)
+            texts = valid_texts(group, param, span.start)
             if texts and sizes[span.start] > longest:
                 text = prompt + texts[0]
                 yield from tail(text, room, self._slice, lead) if cut == "start" else head(text, room, self._slice)
@@ -377,45 +378,6 @@ def _steps(bodies: Iterator[Body | None], row: Callable[[int, Body], Tokens]) ->
 def _length(body: Body, total: int) -> int:
     """What of the total takes part in a cut: ids that were never found leave their room to the other side."""
     return min(len(body.ids), total) if body.gave_up else total
-
-
-def _no_room(max_tokens: int, specials: int, prompt: int = 0) -> InvalidRequest:
-    taken = f"the special tokens ({specials})" + (f" and the prompt's ({prompt})" if prompt else "")
-    return InvalidRequest(f"A limit of {max_tokens} tokens leaves no room for text beside {taken}.", "max_tokens")
-
-
-def _called(param: str, index: int) -> str:
-    return {"query": "The query", "documents": f"Document {index}"}.get(param, f"Input {index}")
-
-
-def _refuse(what: str, body: Body, specials: int, max_tokens: int, param: str) -> None:
-    count = body.total + specials
-    if count > max_tokens:
-        least = "" if body.exact else "at least "
-        raise InputTooLong(f"{what} has {least}{count} tokens; the limit is {max_tokens}.", param)
-    if body.gave_up:
-        limit = f"{body.gave_up} characters, the most that are looked at for a limit of {max_tokens} tokens"
-        raise InputTooLong(f"{what} has more than {limit}.", param)
-
-
-def _limit(sizes: Sequence[int], most: int, message: str) -> None:
-    for index, size in enumerate(sizes):
-        if size > most:
-            raise InputTooLong(f"{message.format(index, size)} {most}.", "input")
-
-
-def _valid(inputs: Sequence[str | Sequence[int]], param: str, first: int = 0) -> list[str]:
-    """The texts among them; raises InvalidRequest for one that UTF-8 can't carry (JSON can spell half a character)."""
-    for index, text in enumerate(inputs, first):
-        if isinstance(text, str) and not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                code = f"U+{ord(text[error.start]):04X}"
-                raise InvalidRequest(
-                    f"Text {index} is not valid Unicode: it holds the lone surrogate {code}.", param
-                ) from error
-    return [text for text in inputs if isinstance(text, str)]
 
 
 def _groups(sizes: Sequence[int], giant: int, beside: int = 0, most: int | None = None) -> Iterator[range]:

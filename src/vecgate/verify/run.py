@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,17 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vecgate.app import build_engine
-from vecgate.core import Call, Check, Checkpoint, ModelCard, Vectors
+from vecgate.core import Check, Checkpoint, ModelCard, Vectors
 from vecgate.engine import golden, verify
 from vecgate.engine.golden import Asked, Record
-from vecgate.engine.local import LocalEngine
 from vecgate.engine.model import Model, prompt_of
 from vecgate.errors import CheckpointError, CommandError, ConfigError, VecgateError
 from vecgate.settings import NO_MODEL, BackendName, DType, Settings
 from vecgate.verify import witness
+from vecgate.verify.loaded import CALL, Loaded, loaded
 
-AGES_S = 7 * 86_400.0
 WIDE = 10
 """How many times what float32 explains a row may be off on a CPU: what is left out or done wrong moves one by more."""
 DTYPE_NAMES: tuple[DType, ...] = ("float32", "bfloat16", "float16")
@@ -105,57 +102,6 @@ def _one(wish: Wish, settings: Settings, records: Sequence[Record], tick: Callab
     return replace(found, took_s=time.perf_counter() - start_s)
 
 
-class Loaded:
-    """One model in an engine of its own, ready, asked as a client asks."""
-
-    def __init__(self, engine: LocalEngine, settings: Settings) -> None:
-        self.engine = engine
-        self.cache = settings.cache_dir.expanduser()
-
-    @property
-    def card(self) -> ModelCard:
-        return self.engine.status().models[0]
-
-    async def rows(self, asked: Sequence[Asked]) -> Vectors:
-        """(N, D) unit rows or (N, 1) logits in the order asked: a call for each role or query."""
-        groups: dict[str | None, list[int]] = {}
-        for at, (first, _) in enumerate(asked):
-            groups.setdefault(first, []).append(at)
-        parts = [await self._call(first, [asked[at][1] for at in places]) for first, places in groups.items()]
-        rows = np.empty((len(asked), parts[0].shape[1]), np.float32)
-        for places, part in zip(groups.values(), parts):
-            rows[places] = part
-        return rows
-
-    async def at_once(self, asked: Sequence[Asked]) -> Vectors:
-        """The same, each text a call of its own, all of them waiting together."""
-        return np.concatenate(await asyncio.gather(*(self._call(first, [text]) for first, text in asked)))
-
-    async def _call(self, first: str | None, texts: Sequence[str]) -> Vectors:
-        call = Call("verify", AGES_S)
-        if self.card.task == "embed":
-            return (await self.engine.embed(call, None, texts, role=first)).vectors
-        ranking = await self.engine.rerank(call, None, first or "", texts)
-        rows = np.empty((len(texts), 1), np.float32)
-        rows[[*ranking.order], 0] = ranking.raw
-        return rows
-
-
-@asynccontextmanager
-async def loaded(settings: Settings) -> AsyncIterator[Loaded]:
-    """Raises CommandError where it can't be loaded."""
-    engine = build_engine(settings)
-    engine.start()
-    try:
-        await engine.settled()
-        status = engine.status()
-        if status.state == "failed":
-            raise CommandError(f"it failed to load: {str(status.error).rstrip('.')}")
-        yield Loaded(engine, settings)
-    finally:
-        engine.close()
-
-
 class _Proof:
     """All that is done about one model."""
 
@@ -228,7 +174,7 @@ class _Proof:
         """Whether what answers a question stands above what does not; an untrained model guesses."""
         right = 0
         for query, answer, other in verify.RELATED:
-            ranking = await own.engine.rerank(Call("verify", AGES_S), None, query, [other, answer])
+            ranking = await own.engine.rerank(CALL, None, query, [other, answer])
             right += ranking.order[0] == 1
         total = len(verify.RELATED)
         told = f"{right} of {total} answers rank above another text"
