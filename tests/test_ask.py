@@ -435,6 +435,19 @@ def test_the_servers_refusal_is_passed_on(argv: list[str], words: str, server: L
     assert words in one_line(capsys)
 
 
+@pytest.mark.parametrize("argv", [["embed", "dogs"], ["rerank", "dogs bark", "paris", "dogs"]])
+@pytest.mark.parametrize("by_server", [True, False])
+def test_a_space_may_be_expected(argv: list[str], by_server: bool, server: Live, capsys: Said) -> None:
+    if by_server:
+        argv = [*argv, "--url", server.url, "--api-key", "key"]
+    assert cli.main([*argv, "--space", "vs1-0"]) == 1
+    refusal = one_line(capsys)
+    assert "'vs1-0'" in refusal
+    found = re.search(r"of '(vs1-[0-9a-f]{24})'", refusal)
+    assert found
+    assert cli.main([*argv, "--space", found[1]]) == 0
+
+
 def test_serve_says_that_it_is_ready(server: Live) -> None:
     lines = [json.loads(line) for line in server.log().splitlines()]
     told = next(line for line in lines if line["message"].startswith("Ready at"))

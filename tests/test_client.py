@@ -23,15 +23,19 @@ ROWS = httpx.Response(200, json={"data": [{"index": 0, "embedding": ROW}]})
 
 
 class Server:
-    """Answers in turn, the last one for ever. asked: (path, body) of every request; waited: the pauses."""
+    """Answers in turn, the last one for ever. asked: (path, body) of every request; spaces: what each expected; waited:
+    the pauses. space: what the client expects."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, space: str | None = None) -> None:
         self._answers = list(answers)
+        self._space = space
+        self.spaces: list[str | None] = []
         self.asked: list[tuple[str, Any]] = []
         self.waited: list[float] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append((request.url.path, json.loads(request.content) if request.content else None))
+        self.spaces.append(request.headers.get("x-vecgate-space"))
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -44,7 +48,7 @@ class Server:
         async def asked() -> T:
             transport = httpx.MockTransport(self)
             async with httpx.AsyncClient(transport=transport, base_url="http://server:9000") as http:
-                return await ask(Remote(http, self.sleep))
+                return await ask(Remote(http, self.sleep, space=self._space))
 
         return asyncio.run(asked())
 
@@ -263,6 +267,20 @@ def test_a_server_of_another_kind_has_a_first_model() -> None:
 def test_a_server_without_such_a_model_is_said() -> None:
     with pytest.raises(CommandError, match="serves no model that embeds"):
         Server(cards({"id": "judge", "task": "rerank"})).run(lambda remote: remote.name(None, "embed"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [({}, "does not say of which vector space its answer is"), ({"x-vecgate-space": "vs1-b"}, "answered in 'vs1-b'")],
+)
+def test_an_answer_of_another_space_is_never_taken(headers: dict[str, str], words: str) -> None:
+    """Whoever gives it: a server that knows no spaces has no reason to refuse."""
+    server = Server(httpx.Response(200, content=ROWS.content, headers=headers), space="vs1-a")
+    with pytest.raises(CommandError, match=words):
+        server.embed("a")
+    right = Server(httpx.Response(200, content=ROWS.content, headers={"x-vecgate-space": "vs1-a"}), space="vs1-a")
+    assert len(right.embed("a")[0]) == 1
+    assert right.spaces == ["vs1-a"]
 
 
 # rerank

@@ -52,10 +52,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of the texts. url: a server that does it. model: as named by a flag, for the server to find."""
+    """What is asked of the texts. url: a server that does it. model: as named by a flag, for the server to find. space: the
+    vector space that the answer must be of."""
 
     url: str | None = None
     model: str | None = None
+    space: str | None = None
     role: str | None = None
     dimensions: int | None = None
     normalize: bool = True
@@ -86,9 +88,10 @@ class Answers(Protocol):
 class Inside:
     """An engine in this process, which loads while its first caller waits."""
 
-    def __init__(self, engine: LocalEngine, settings: Settings) -> None:
+    def __init__(self, engine: LocalEngine, settings: Settings, space: str | None) -> None:
         self._engine = engine
         self._cut = settings.truncate
+        self._call = Call("command", AGES_S, space)
         self._ready = False
 
     async def name(self, asked: str | None, task: Task) -> str:
@@ -99,7 +102,7 @@ class Inside:
     ) -> tuple[Vectors, int]:
         await self._loaded()
         found = await self._engine.embed(
-            _call(), model, texts, dimensions=dimensions, normalize=normalize, cut=self._cut
+            self._call, model, texts, dimensions=dimensions, normalize=normalize, cut=self._cut
         )
         return found.vectors, sum(was > now for was, now in zip(found.applied.original, found.applied.tokens))
 
@@ -107,7 +110,9 @@ class Inside:
         self, query: str, documents: Sequence[str], *, model: str | None, method: Method, top_n: int | None
     ) -> Ranked:
         await self._loaded()
-        found = await self._engine.rerank(_call(), model, query, documents, method=method, top_n=top_n, cut=self._cut)
+        found = await self._engine.rerank(
+            self._call, model, query, documents, method=method, top_n=top_n, cut=self._cut
+        )
         return Ranked(found.applied.model, found.method, tuple(zip(found.order, found.scores)))
 
     async def _loaded(self) -> None:
@@ -118,10 +123,6 @@ class Inside:
         if status.state == "failed":
             raise CommandError(f"The model failed to load: {str(status.error).rstrip('.')}; --debug shows where.")
         self._ready = True
-
-
-def _call() -> Call:
-    return Call("command", AGES_S)
 
 
 # embed
@@ -273,13 +274,14 @@ async def _answers(engine: LocalEngine | None, settings: Settings, wish: Wish) -
     """The engine, loading, or the server of the wish."""
     if engine is None:
         assert wish.url is not None
-        async with connected(wish.url, settings.key, timeout_s=settings.request_timeout_s) as remote:
+        key, timeout_s = settings.key, settings.request_timeout_s
+        async with connected(wish.url, key, timeout_s=timeout_s, space=wish.space) as remote:
             yield remote
         return
     engine.start()
     task = asyncio.current_task()
     try:
-        yield Inside(engine, settings)
+        yield Inside(engine, settings, wish.space)
     finally:
         if task is None or not task.cancelling():  # on Ctrl-C the process ends, and a model may still be loading
             engine.close()

@@ -216,6 +216,7 @@ def _embed(arguments: argparse.Namespace) -> int:
     wish = ask.Wish(
         url=arguments.url,
         model=_named(arguments),
+        space=arguments.space,
         role=arguments.role,
         dimensions=arguments.dimensions,
         normalize=arguments.normalize,
@@ -237,7 +238,8 @@ def _rerank(arguments: argparse.Namespace) -> int:
     settings, source = _settings(arguments), _source(arguments, arguments.documents, "to rank")
     form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}, "text")
     _apart(source, target)
-    wish = ask.Wish(url=arguments.url, model=_named(arguments, "cross_encoder_model") or _named(arguments))
+    model = _named(arguments, "cross_encoder_model") or _named(arguments)
+    wish = ask.Wish(url=arguments.url, model=model, space=arguments.space)
     ranked, documents = ask.rerank(
         settings, arguments.query, source, wish, method=arguments.method, top_n=arguments.top_n
     )

@@ -99,8 +99,13 @@ class _Error(msgspec.Struct):
 
 
 @asynccontextmanager
-async def connected(url: str, key: str | None = None, *, timeout_s: float = 300.0) -> AsyncIterator[Remote]:
-    """A server at a base URL, with or without /v1; raises CommandError where the URL is none."""
+async def connected(
+    url: str, key: str | None = None, *, timeout_s: float = 300.0, space: str | None = None
+) -> AsyncIterator[Remote]:
+    """A server at a base URL, with or without /v1; raises CommandError where the URL is none.
+
+    space: the vector space that its rows and scores must be of.
+    """
     place, socket_path = _place(url)
     async with httpx.AsyncClient(
         base_url=place,
@@ -111,7 +116,7 @@ async def connected(url: str, key: str | None = None, *, timeout_s: float = 300.
         trust_env=place.host not in TOP_LOOPBACK,  # a proxy does not know this machine
         verify=ssl.create_default_context() if place.scheme == "https" and place.host in TOP_LOOPBACK else True,
     ) as http:  # which reads SSL_CERT_FILE in any case
-        yield Remote(http, address=url if socket_path else str(place).rstrip("/"))
+        yield Remote(http, address=url if socket_path else str(place).rstrip("/"), space=space)
 
 
 def _place(url: str) -> tuple[httpx.URL, str | None]:
@@ -133,8 +138,11 @@ def _place(url: str) -> tuple[httpx.URL, str | None]:
 class Remote:
     """What the embed and rerank commands need of a server; every failure is a CommandError with the server's words."""
 
-    def __init__(self, http: httpx.AsyncClient, sleep: Sleep = asyncio.sleep, address: str = "") -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, sleep: Sleep = asyncio.sleep, address: str = "", space: str | None = None
+    ) -> None:
         self._http = http
+        self._space = space
         self._address = address or str(http.base_url).rstrip("/")
         self._sleep = sleep
         self._answered = False
@@ -208,18 +216,21 @@ class Remote:
         """The answer to one request, asked again while the server says to wait and patience lasts."""
         waited_s, tries = 0.0, 0
         content = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if content else {}
+        if content and self._space:
+            headers["x-vecgate-space"] = self._space
         while True:
             tries += 1
             try:
-                answer = await self._http.request(
-                    verb, path, content=content, headers={"Content-Type": "application/json"} if content else {}
-                )
+                answer = await self._http.request(verb, path, content=content, headers=headers)
             except httpx.TransportError as error:
                 pause_s = 0.5 * 2.0 ** (tries - 1) if self._answered and tries < BROKEN_TRIES else None
                 told = self._unreachable(error)
             else:
                 self._answered = True
                 if answer.is_success:
+                    if content and self._space:
+                        _check_space(answer, self._space)
                     return answer
                 pause_s, told = _pause_s(answer, tries), _refusal(answer)
             if pause_s is None or waited_s + pause_s > PATIENCE_S:
@@ -235,6 +246,14 @@ class Remote:
             return f"Nothing answers at {base} ({error}): start a server with `vecgate serve`, or check --url."
         what = str(error) or type(error).__name__
         return f"{base} did not answer ({what}): see the server's log, or try a longer --request-timeout."
+
+
+def _check_space(answer: httpx.Response, space: str) -> None:
+    """A server that does not know the header refuses nothing, so its answer must say it, too."""
+    told = answer.headers.get("x-vecgate-space")
+    if told != space:
+        what = "does not say of which vector space its answer is" if told is None else f"answered in {told[:100]!a}"
+        raise CommandError(f"{answer.url} {what}, and --space expects {space!a}.")
 
 
 def _pause_s(answer: httpx.Response, tries: int) -> float | None:

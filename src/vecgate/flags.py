@@ -147,6 +147,11 @@ def _server(parser: Parser) -> None:
         help="let the server at this address do it; of the settings below count then --model (its name there), --api-key, "
         "--batch-size (texts in a request) and --request-timeout",
     )
+    parser.add_argument(
+        "--space",
+        metavar="SPACE",
+        help="refuse an answer of another vector space than this, as x-vecgate-space tells it",
+    )
 
 
 def _models(models: Parser) -> None:
