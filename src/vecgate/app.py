@@ -27,7 +27,7 @@ from vecgate.protocols import mounting, openapi
 from vecgate.server import Life
 from vecgate.settings import NO_MODEL, Settings, in_force, short
 from vecgate.traces import Traces
-from vecgate.traits import Engine
+from vecgate.traits import Engine, Owned
 
 FLUSH_S = 0.8
 """What the end grants to traces still to be sent: server.py waits EXIT_MARGIN_S past the drain, guard takes 1 s of it."""
@@ -41,13 +41,15 @@ def build(
     on_ready: Callable[[Status], None] = lambda _: None,
     lost_lines: Callable[[], int] = lambda: 0,
     traces: Traces | None = None,
+    make: Callable[[Metrics], Owned] | None = None,
 ) -> tuple[Guard, Life]:
     """The whole server, not yet loading; raises ConfigError and CheckpointError.
 
-    on_ready: called once, on the device thread, when every model is loaded. lost_lines: of the log, since the start.
+    on_ready: called once, on the device thread, when every model is loaded. lost_lines: of the log, since the start. make:
+    another engine than one of this process.
     """
     metrics = Metrics(__version__)
-    engine = build_engine(settings, metrics, aliases=settings.aliases)
+    engine = make(metrics) if make else build_engine(settings, metrics, aliases=settings.aliases)
     engine.on_ready = lambda: on_ready(engine.status())
     guard = create_app(settings, engine, metrics, lost_lines, traces)
 
@@ -101,7 +103,7 @@ def create_app(
     lost_lines: Callable[[], int] = lambda: 0,
     traces: Traces | None = None,
 ) -> Guard:
-    """The ASGI app over any engine. An engine with `start` and `close` is started and closed by the app's lifespan."""
+    """The ASGI app over any engine; one that is Owned is started and closed by the app's lifespan."""
     metrics = metrics or Metrics(__version__)
     table = protocols.routes()
     render = protocols.render_for(table)
@@ -131,8 +133,8 @@ def create_app(
             HTTPException: partial(_outside_a_route, table, render, protocols.base_finder(table)),
             Exception: _unforeseen,
         },
-        on_startup=[engine.start] if isinstance(engine, LocalEngine) else [],
-        on_shutdown=[engine.close] if isinstance(engine, LocalEngine) else [],
+        on_startup=[engine.start] if isinstance(engine, Owned) else [],
+        on_shutdown=[engine.close] if isinstance(engine, Owned) else [],
         openapi_config=None,
         logging_config=None,
         request_max_body_size=None,
@@ -285,7 +287,7 @@ def _site(
 
 def _about(settings: Settings, engine: Engine) -> Mapping[str, Any]:
     """What the page tells of how the server was set up; no secrets."""
-    folders = engine.folders() if isinstance(engine, LocalEngine) else {}
+    folders = engine.folders() if isinstance(engine, Owned) else {}
     return {
         "settings": in_force(settings),
         "folders": {name: short(folder) for name, folder in folders.items()},

@@ -1,11 +1,13 @@
-"""The two traits: Backend, all that the engine knows of a device, and Engine, all that a protocol knows of the engine.
+"""The traits: Backend, all that the engine knows of a device; Engine, all that a protocol knows of the engine; and Owned, what
+the app knows beside it of one that it begins and ends.
 
 Knows the nouns of core.py, and neither of the things themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vecgate.core import (
@@ -103,3 +105,28 @@ class Engine(Protocol):
     async def decode(
         self, model: str | None, ids: Sequence[Sequence[int]], *, skip_specials: bool = True
     ) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class Owned(Engine, Protocol):
+    """An engine that lives as long as the app: started and closed on the app's loop.
+
+    on_ready: called once when every model is loaded. on_death: where no call can be answered any more. Either on any thread.
+    """
+
+    on_ready: Callable[[], None]
+    on_death: Callable[[], None]
+
+    def start(self) -> None:
+        """Begin to load every model; returns at once."""
+        ...
+
+    def drain(self) -> None:
+        """Say that the end is near; work that is in goes on."""
+        ...
+
+    def close(self) -> None: ...
+
+    def folders(self) -> Mapping[str, Path]:
+        """Where each model's files lie, of those that are on this machine."""
+        ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter, time
 
 from vecgate.core import BackendCard, Checkpoint, ModelCard, ModelState, Tokens, Verification
-from vecgate.engine.names import names_of
+from vecgate.engine.names import Named, names_of
 from vecgate.engine.space import Space
 from vecgate.engine.tokenizer import Tokenizer
 from vecgate.engine.warmup import warm
@@ -156,22 +156,22 @@ class Model:
         )
 
 
-def prompt_of(checkpoint: Checkpoint, role: str | None) -> tuple[str | None, str]:
+def prompt_of(model: Named, role: str | None) -> tuple[str | None, str]:
     """The role applied and its prompt: none asked for means the checkpoint's default; query and document always exist.
     A name's case is the client's affair.
 
     Raises InvalidRequest with the roles there are.
     """
-    role = role or checkpoint.default_prompt
+    role = role or model.default_prompt
     if role is None:
         return None, ""
-    names = (*checkpoint.prompts, *SYNONYMS)
+    names = (*model.prompts, *SYNONYMS)
     if role not in names:
         role = next((name for name in names if name.casefold() == role.casefold()), role)
     for name in SYNONYMS.get(role, (role,)):
-        if name in checkpoint.prompts:
-            return role, checkpoint.prompts[name]
+        if name in model.prompts:
+            return role, model.prompts[name]
     if role in SYNONYMS:
         return role, ""
-    known = ", ".join(sorted({*SYNONYMS, *checkpoint.prompts}))
-    raise InvalidRequest(f"Role {role[:100]!r} does not exist for {checkpoint.name!r}; these do: {known}.", "role")
+    known = ", ".join(sorted({*SYNONYMS, *model.prompts}))
+    raise InvalidRequest(f"Role {role[:100]!r} does not exist for {model.name!r}; these do: {known}.", "role")

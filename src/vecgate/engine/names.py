@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from vecgate.core import Checkpoint, Task, VirtualName
+from vecgate.core import Checkpoint, ModelCard, Task, VirtualName
 from vecgate.errors import ConfigError, ModelNotFound, WrongTask
 
 ROLES = ("query", "document")
@@ -13,6 +13,8 @@ ROLES = ("query", "document")
 NO_ROLE = "latest"
 """Ollama's word for a model as it stands; its users write it in other dialects too."""
 
+Named = Checkpoint | ModelCard
+"""A model by its name, aliases, task and prompts: here, or as another process tells of it."""
 Alias = tuple[str, str, int | None]
 """Name, what it stands for (NAME[:role], another alias included), dimensions."""
 
@@ -32,14 +34,14 @@ class Names:
     Names are compared without case: hub ids are. Raises ConfigError for an alias that stands for nothing.
     """
 
-    def __init__(self, checkpoints: Iterable[Checkpoint], aliases: Iterable[Alias] = ()) -> None:
-        self._models = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+    def __init__(self, models: Iterable[Named], aliases: Iterable[Alias] = ()) -> None:
+        self._models = {model.name: model for model in models}
         self._known: dict[str, Name] = {}
         for name in self._models:
             self._known[name.casefold()] = Name(name)  # before what is short for others
-        for checkpoint in self._models.values():
-            for name in names_of(checkpoint):
-                self._known.setdefault(name.casefold(), Name(checkpoint.name))
+        for model in self._models.values():
+            for name in names_of(model):
+                self._known.setdefault(name.casefold(), Name(model.name))
         self._aliases = self._resolved({name.casefold(): (name, target, size) for name, target, size in aliases})
 
     def find(self, asked: str | None, task: Task) -> Name:
@@ -55,19 +57,19 @@ class Names:
             raise WrongTask(f"Model {name.model!r} offers {_verb(offered)}, not {_verb(task)}.")
         return name
 
-    def any(self, asked: str | None) -> Checkpoint:
+    def any(self, asked: str | None) -> Named:
         """The model behind a name whatever its task; the first one for None."""
         if asked is None or not asked.strip():
             return next(iter(self._models.values()))
         return self._models[self._named(asked.strip()).model]
 
-    def default(self, task: Task) -> Checkpoint:
+    def default(self, task: Task) -> Named:
         found = self.first(task)
         if found is None:
             raise WrongTask(f"No loaded model offers {_verb(task)}; served here: {', '.join(self._models)}.")
         return found
 
-    def first(self, task: Task) -> Checkpoint | None:
+    def first(self, task: Task) -> Named | None:
         return next((model for model in self._models.values() if model.task == task), None)
 
     def listed(self) -> list[str]:
@@ -152,14 +154,14 @@ class Names:
         return f"The aliases {names} stand for each other and for no model; served: {', '.join(self._models)}."
 
 
-def names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+def names_of(model: Named) -> tuple[str, ...]:
     """The true name first, then its last path component and the aliases."""
-    return tuple(dict.fromkeys((checkpoint.name, checkpoint.name.rpartition("/")[2], *checkpoint.aliases)))
+    return tuple(dict.fromkeys((model.name, model.name.rpartition("/")[2], *model.aliases)))
 
 
-def roles_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+def roles_of(model: Named) -> tuple[str, ...]:
     """What may stand behind the colon of its names: the two roles every embedding model has, and its prompts."""
-    return tuple(dict.fromkeys((*ROLES, *checkpoint.prompts))) if checkpoint.task == "embed" else ()
+    return tuple(dict.fromkeys((*ROLES, *model.prompts))) if model.task == "embed" else ()
 
 
 def _verb(task: Task) -> str:
