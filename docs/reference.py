@@ -34,6 +34,7 @@ SENT = {
     "x-vecgate-space": "The vector space that the client expects; of any other the request is refused.",
     "accept": "`application/x-ndjson` makes `/api/v1/rerank/batch` a stream; `/metrics` reads it for OpenMetrics.",
     "if-none-match": "A page's file that did not change is a 304.",
+    "x-forwarded-for": "Who the client is, as VECGATE_TRUSTED_PROXIES tell it; for the log.",
     "traceparent": "The trace that the request's span joins, where traces are on.",
 }
 HEADERS = {

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vecgate import access
-from vecgate.access import Headers, Hosts, Origins, canonical
+from vecgate.access import Headers, Hosts, Origins, Proxies, canonical
 from vecgate.errors import ConfigError, Forbidden, InvalidRequest, UnsupportedEncoding
 
 
@@ -45,6 +45,58 @@ from vecgate.errors import ConfigError, Forbidden, InvalidRequest, UnsupportedEn
 )
 def test_a_path_is_what_the_client_meant(path: str, meant: str) -> None:
     assert canonical(path) == meant
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("/a/b/v1/models", "/v1/models"),
+        ("/a/b", "/"),
+        ("/a/b/", "/"),
+        ("//a//b//health", "/health"),
+        ("/a/b/a/b/health", "/a/b/health"),
+        ("/a/bc/health", "/a/bc/health"),
+        ("/health", "/health"),
+        ("//health", "//health"),
+        ("/A/b/health", "/A/b/health"),
+    ],
+)
+def test_the_root_path_is_taken_off_once_where_it_is_there(path: str, left: str) -> None:
+    assert access.below("/a/b", path) == left
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "client"),
+    [
+        ("192.0.2.1", "203.0.113.9", "192.0.2.1"),  # no proxy of ours: whatever it says of others
+        ("10.1.2.3", "203.0.113.9", "203.0.113.9"),
+        ("10.1.2.3", "1.1.1.1, 203.0.113.9", "203.0.113.9"),  # 1.1.1.1 is the client's own word
+        ("10.1.2.3", "203.0.113.9, 10.9.9.9", "203.0.113.9"),
+        ("10.1.2.3", "203.0.113.9:443", "203.0.113.9"),
+        ("10.1.2.3", "[2001:db8::1]:443", "2001:db8::1"),
+        ("10.1.2.3", "2001:DB8::1", "2001:db8::1"),
+        ("::ffff:10.1.2.3", "203.0.113.9", "203.0.113.9"),
+        ("10.1.2.3", "", "10.1.2.3"),
+        ("10.1.2.3", "unknown", "10.1.2.3"),
+        ("10.1.2.3", '"}\n{"', "10.1.2.3"),
+        ("10.1.2.3", "10.0.0.1, 10.0.0.2", "10.0.0.1"),
+        ("::1", "203.0.113.9", "203.0.113.9"),
+        (None, "203.0.113.9", "203.0.113.9"),
+        (None, "", None),
+    ],
+)
+def test_the_client_is_the_nearest_address_that_is_no_proxy_s(peer: str | None, told: str, client: str | None) -> None:
+    proxies = Proxies.of(["10.0.0.0/8", "::1", "unix"])
+    assert proxies.client(peer, {b"x-forwarded-for": told.encode()} if told else {}) == client
+
+
+def test_over_a_unix_socket_nobody_is_believed_unasked() -> None:
+    assert Proxies.of(["10.0.0.0/8"]).client(None, {b"x-forwarded-for": b"203.0.113.9"}) is None
+
+
+def test_a_long_list_of_proxies_costs_no_more_than_a_short_one() -> None:
+    told = b", ".join([b"203.0.113.9", *[b"10.0.0.1"] * 1_000])
+    assert Proxies.of(["10.0.0.0/8"]).client("10.0.0.1", {b"x-forwarded-for": told}) == "10.0.0.1"
 
 
 @given(

@@ -352,8 +352,8 @@ def test_a_wrong_base_url_is_told_the_right_one_in_the_dialect_that_was_meant(
     answer = app.ask("POST", path, content=b"{}")
     assert answer.status_code == 404
     assert shape in answer.json()
-    assert f"at '{meant}': where the client's base URL is 'http://127.0.0.1:9000/" in answer.text
-    assert "it must be 'http://127.0.0.1:9000'." in answer.text
+    assert f"at '{meant}': take '/" in answer.text
+    assert "' off the end of the client's base URL." in answer.text
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/", "/a" * 90, "/v1/info/x"])

@@ -126,6 +126,20 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
         ["a.example", "https://a/path", "null", "[1]"],
         ["[1]", "true", '["a.example"]'],
     ),
+    "root_path": (
+        ["/vecgate/", "/a/b"],
+        ["/vecgate", "/a/b"],
+        ['"/vecgate"', '"/a/b/"'],
+        ["vecgate", "//a", "/a b", "/a/../b", "http://a/b"],
+        ["1", '["/a"]', '"a"'],
+    ),
+    "trusted_proxies": (
+        ["127.0.0.1, 10.0.0.0/8", '["unix", "::1"]'],
+        [("127.0.0.1", "10.0.0.0/8"), ("unix", "::1")],
+        ['["127.0.0.1", "10.0.0.0/8"]', '"unix, ::1"'],
+        ["proxy.example", "10.0.0.1/8", "*", "1"],
+        ["[1]", "1", '["*"]'],
+    ),
     "api_key": (
         ["k1", '["k2", "k,3"]'],
         [("k1",), ("k2", "k,3")],
@@ -214,7 +228,7 @@ def test_each_row_of_the_table_is_one_field() -> None:
 
 def test_plain_names_are_the_seed_documents_the_log_files_and_tiktokens_own() -> None:
     plain = {setting.name for setting in SETTINGS if not setting.name.startswith("VECGATE_")}
-    assert plain == SEED_NAMES | {"LOG_FILE", "TIKTOKEN_CACHE_DIR"}
+    assert plain == SEED_NAMES | {"LOG_FILE", "ROOT_PATH", "TIKTOKEN_CACHE_DIR"}
 
 
 @pytest.mark.parametrize(("setting", "texts", "values", "tomls"), EACH)

@@ -429,6 +429,31 @@ def test_allowed_origins(tmp_path: Path) -> None:
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, origin)
 
 
+def test_root_path(tmp_path: Path) -> None:
+    assert post(tmp_path, "/vecgate/v1/embeddings", {"input": "a"}).status_code == 404
+    with Whole(tmp_path, ROOT_PATH="/vecgate/") as app:
+        for path in ("/vecgate/v1/embeddings", "//vecgate//v1/v1/embeddings/", EMBED):
+            assert app.post(path, {"input": "a"}).status_code == 200, path
+        pages = [app.get(path).status_code for path in ("/vecgate", "/vecgate/", "/vecgate/docs", "/vecgates/docs")]
+        assert pages == [200, 200, 200, 404]
+        assert app.get("/vecgate/docs/openapi.json").json()["servers"][0]["url"] == "/vecgate"
+    for own in ("/v1", "/embed", "/api"):
+        with pytest.raises(ConfigError, match=f"ROOT_PATH is {own}, where this server has paths of its own"):
+            health(tmp_path, ROOT_PATH=own)
+
+
+def test_trusted_proxies(tmp_path: Path) -> None:
+    def client(**names: str) -> str:
+        heard = io.StringIO()
+        with logs.logging_to(heard), Whole(tmp_path, **names) as app:
+            app.get("/health/live", **{"x-forwarded-for": "203.0.113.9, 198.51.100.7"})
+        return str(json.loads(heard.getvalue().splitlines()[-1])["client"])
+
+    assert client() == "127.0.0.1"
+    assert client(VECGATE_TRUSTED_PROXIES="127.0.0.1") == "198.51.100.7"
+    assert client(VECGATE_TRUSTED_PROXIES="127.0.0.0/8, 198.51.100.7") == "203.0.113.9"
+
+
 def test_api_key(tmp_path: Path) -> None:
     key = {"authorization": "Bearer sesame"}
     assert post(tmp_path, EMBED, {"input": "a"}).status_code == 200

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from secrets import token_hex
 from urllib.parse import quote
 
@@ -47,6 +47,8 @@ _DOUBLED = re.compile(r"\A(?:/v[12](?=/v[12](?:/|\Z)))+")
 _DOUBLED_NATIVE = re.compile(r"\A/api/v1(?:(?:/api)?/v1(?=/|\Z))+")
 _REQUEST_ID = re.compile(rb"[\w.-]{1,64}")
 _HOST = re.compile(r"(?:\[(?P<literal>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+?))\.?(?::[0-9]{0,5})?")
+_MOST_FORWARDED = 32
+"""Addresses of X-Forwarded-For that are looked at, from the nearest on."""
 _LOOPBACK_ORIGIN = re.compile(r"https?://(?:(?:[a-z0-9-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _SHOWN_CHARACTERS = 100
@@ -62,6 +64,12 @@ def canonical(path: str) -> str:
         return path or "/"
     once = _DOUBLED.sub("", _SLASHES.sub("/", path).rstrip("/"))
     return _DOUBLED_NATIVE.sub("/api/v1", once) or "/"
+
+
+def below(root: str, path: str) -> str:
+    """The path without `root` before it, where it is there: some proxies take it off, others leave it on."""
+    whole = _SLASHES.sub("/", path)
+    return whole[len(root) :] or "/" if whole == root or whole.startswith(root + "/") else path
 
 
 def raw(path: str) -> bytes:
@@ -154,6 +162,46 @@ class Hosts:
         if not (self.any or self.names_host(host)):
             raise Forbidden(f"Host {_shown(host.encode())} is not one of this server's names; ALLOWED_HOSTS adds one.")
         return host
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """Whose word on who the client is counts; anybody else could write any address."""
+
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    unix: bool
+
+    @classmethod
+    def of(cls, entries: Sequence[str]) -> Proxies:
+        """From VECGATE_TRUSTED_PROXIES: addresses, networks, and `unix` for who comes over a Unix socket."""
+        return cls(tuple(ip_network(entry) for entry in entries if entry != "unix"), "unix" in entries)
+
+    def client(self, peer: str | None, headers: Headers) -> str | None:
+        """The nearest address that is no trusted proxy's; the peer (None: over a Unix socket) where that is what it is."""
+        told = headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")[-_MOST_FORWARDED:]
+        found = peer
+        while told and self._trusts(found):
+            address = _address(told.pop())
+            if address is None:
+                break
+            found = address
+        return found
+
+    def _trusts(self, address: str | None) -> bool:
+        if address is None:
+            return self.unix
+        one = ip_address(address)
+        if isinstance(one, IPv6Address) and one.ipv4_mapped:  # as a socket of both kinds writes an IPv4 one
+            one = one.ipv4_mapped
+        return any(one in network for network in self.networks)
+
+
+def _address(told: str) -> str | None:
+    """One address of X-Forwarded-For, which some proxies write with a port."""
+    for one in (told.strip(), host_name(told) or ""):
+        if _is_ip(one):
+            return str(ip_address(one))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ def create_app(
     metrics = metrics or Metrics(__version__)
     table = protocols.routes()
     render = protocols.render_for(table)
+    _check_root(settings.root_path, table)
 
     def expose(accept: str) -> tuple[str, bytes]:
         return metrics.expose(
@@ -148,6 +149,8 @@ def create_app(
         origins=settings.allowed_origins,
         bind_host=settings.host,
         local=settings.uds is not None,
+        root=settings.root_path or "",
+        proxies=settings.trusted_proxies,
         rate_limit=settings.rate_limit,
         key_concurrency=settings.key_concurrency,
         request_timeout_s=settings.request_timeout_s,
@@ -281,7 +284,7 @@ def _site(
         token_ids=settings.token_ids,
         tiktoken_dir=settings.tiktoken_dir,
         metrics=metrics,
-        document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__))),
+        document=cache(lambda: msgspec.json.encode(openapi.document(table, __version__, settings.root_path))),
     )
 
 
@@ -292,6 +295,15 @@ def _about(settings: Settings, engine: Engine) -> Mapping[str, Any]:
         "settings": in_force(settings),
         "folders": {name: short(folder) for name, folder in folders.items()},
     }
+
+
+def _check_root(root: str | None, table: Iterable[protocols.Route]) -> None:
+    """Raises ConfigError where a path of the server's own begins like that: which is meant could not be told."""
+    own = [path for route in table for path in route.paths]
+    if root and any(path == root or path.startswith(f"{root}/") for path in own):
+        raise ConfigError(
+            f"ROOT_PATH is {root}, where this server has paths of its own; allowed: another, such as /vecgate."
+        )
 
 
 def _retry_after_s(engine: Engine) -> int:
@@ -313,10 +325,9 @@ def _outside_a_route(
     unforeseen."""
     path = request.scope["path"]
     if error.status_code == 404 and (meant := find(path)) is not None:
-        base = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
         told: VecgateError = NotFound(
-            f"There is nothing at {path[:200]!r}, but at {meant[:200]!r}: where the client's base URL is "
-            f"{base + path.removesuffix(meant)!r}, it must be {base!r}."
+            f"There is nothing at {path[:200]!r}, but at {meant[:200]!r}: take {path.removesuffix(meant)[:200]!r} off the end "
+            "of the client's base URL."
         )
         path = meant
     elif error.status_code == 404:

@@ -58,7 +58,8 @@ class Guard:
     may take `body_grace_s` plus its length over `body_bytes_per_s`, judged as it arrives, so that a silent sender is
     gone after the grace whatever length it announced. What is on its way of a refused body is read and thrown away
     after the answer, for `linger_s` at most: else granian closes the connection under a client that still writes, which
-    may then never see the answer (measured). local: see access.Hosts. rate_limit, key_concurrency: of each key, in
+    may then never see the answer (measured). local: see access.Hosts. root: the path that may stand before any other, taken
+    off. proxies: see access.Proxies. rate_limit, key_concurrency: of each key, in
     requests a minute and at once; what is public is not counted. waits_s: of work that goes before a body of so many bytes.
     watching: how many requests do no more than look on, which take nobody's room.
     """
@@ -73,6 +74,8 @@ class Guard:
         origins: Sequence[str] = (),
         bind_host: str = "127.0.0.1",
         local: bool = False,
+        root: str = "",
+        proxies: Sequence[str] = (),
         rate_limit: int | None = None,
         key_concurrency: int | None = None,
         routes: Collection[str] = (),
@@ -113,6 +116,8 @@ class Guard:
         self._rates = Rates(rate_limit, key_concurrency)
         self._hosts = access.Hosts.of(hosts, bind_host, local=local)
         self._origins = access.Origins.of(origins)
+        self._root = root
+        self._proxies = access.Proxies.of(proxies) if proxies else None
         self._flights: set[Flight] = set()
         self._turns = Turns(share_s)
         self._idle = asyncio.Event()
@@ -171,14 +176,16 @@ class Guard:
             await self._turns.take()
 
     def _begin(self, scope: Scope, headers: access.Headers, send: Send) -> Flight:
-        id_, path, client = access.request_id(headers), access.canonical(scope["path"]), scope.get("client")
+        id_, asked, client = access.request_id(headers), scope["path"], scope.get("client")
+        path = access.canonical(access.below(self._root, asked) if self._root else asked)
+        peer = client[0] or None if client else None  # granian's is empty over a Unix socket
         return Flight(
             id=id_,
             method=scope["method"],
             path=path,
             begun_s=asyncio.get_running_loop().time(),
             record=Record(Call(id_, self.request_timeout_s), path if path in self.routes else None),
-            client=client[0] or None if client else None,  # granian's is empty over a Unix socket
+            client=peer if self._proxies is None else self._proxies.client(peer, headers),
             server_send=send,
             headers=[(b"x-request-id", id_.encode()), (b"vary", b"origin")],
             unread=access.announces_body(headers),

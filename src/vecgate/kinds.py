@@ -109,6 +109,18 @@ def hosts(raw: str) -> str:
     return "*." + host(raw[2:]) if raw.startswith("*.") else host(raw)
 
 
+def network(raw: str) -> str:
+    """An address, or a network as 10.0.0.0/8; `unix` is who comes over a Unix socket."""
+    return "unix" if raw.lower() == "unix" else str(ipaddress.ip_network(raw)).removesuffix("/32").removesuffix("/128")
+
+
+def root_path(raw: Any) -> str | None:
+    """/a/b without a slash at the end, of what stands in a URL as it is; None for an empty one and for /."""
+    path = str(raw).strip().rstrip("/")
+    check(re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path) is not None)
+    return path or None
+
+
 def origin(raw: str) -> str:
     """An origin as browsers send it: lower case, no default port, no slash at the end."""
     match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", raw.lower())

@@ -74,6 +74,8 @@ class Settings:
     log_files: int = 5
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    root_path: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
     api_key: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
     rate_limit: int | None = None
@@ -204,6 +206,8 @@ HOSTS = list_of(
     "host names without scheme and port, *.example.org for all below one, or *", kinds.hosts, "HOSTS", star=True
 )
 ORIGINS = list_of("origins such as https://app.example.com, or *", kinds.origin, "ORIGINS", star=True)
+PROXIES = list_of("IP addresses and networks such as 10.0.0.0/8, or unix", kinds.network, "PROXIES")
+ROOT_PATH = Kind("a path such as /vecgate that is none of the server's own", (str,), kinds.root_path, "PATH")
 KEYS = list_of("keys of visible ASCII characters without spaces", kinds.key, "KEYS")
 A_FILE = Kind("a file", (str,), kinds.maybe_folder, "FILE")
 MODE = Kind("octal permissions such as 600 or 660", (int, str), kinds.mode, "MODE")
@@ -287,6 +291,11 @@ SETTINGS: tuple[Setting, ...] = (
             unset="loopback, HOST, this machine's name, host.docker.internal, IP addresses"),
     Setting("ALLOWED_ORIGINS", ORIGINS, "More web origins that may call from a browser; * allows any.",
             unset="loopback, its own pages, app://obsidian.md, capacitor://localhost"),
+    Setting("ROOT_PATH", ROOT_PATH,
+            "The path under which a proxy shows this server; whether the proxy takes it off or leaves it on, the answer is "
+            "the same."),
+    Setting("VECGATE_TRUSTED_PROXIES", PROXIES,
+            "Proxies whose X-Forwarded-For says who the client is, for the log; unix is who comes over VECGATE_UDS."),
     Setting("VECGATE_API_KEY", KEYS,
             "Keys, of which each request must then carry one; as a flag, other users of the machine can see it.",
             secret=True),

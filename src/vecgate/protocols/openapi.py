@@ -104,8 +104,11 @@ KINDS: dict[type, str] = {
 }
 
 
-def document(routes: Iterable[Route], version: str) -> Json:
-    """The whole document as plain data; several routes on one path and method become one operation with oneOf."""
+def document(routes: Iterable[Route], version: str, root: str | None = None) -> Json:
+    """The whole document as plain data; several routes on one path and method become one operation with oneOf.
+
+    root: the path under which a proxy shows the server, where that is known.
+    """
     shown = [route for route in routes if route.documented]
     types = [
         kind for route in shown for kind in (route.body, route.answer, *route.lines, *route.otherwise.values()) if kind
@@ -120,7 +123,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "vecgate", "version": version, "description": ABOUT, "license": {"name": "MIT"}},
-        "servers": [{"url": ".", "description": "Where this document came from."}],
+        "servers": [{"url": root or ".", "description": "Where this document came from."}],
         "security": [{}, {"key": []}],
         "tags": [{"name": name, "description": text} for name, text in _tags(shown).items()],
         "paths": paths,
