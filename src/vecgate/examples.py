@@ -96,7 +96,7 @@ Prints a file that is meant to be read and changed: what it needs, and what of i
 examples:
   vecgate deploy                              what there is
   vecgate deploy container > Containerfile
-  vecgate deploy container -o deployment/     under its usual name; never over a file that is there""",
+  vecgate deploy kubernetes -o deployment/    under its usual name; never over a file that is there""",
     "completion": """\
 examples:
   vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate
