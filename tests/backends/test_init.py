@@ -109,9 +109,9 @@ def test_the_table_of_torch_costs_no_import() -> None:
 @pytest.mark.parametrize(
     ("name", "package", "install"),
     [
-        ("torch", "torch", "pip install torch transformers"),
-        ("torch", "transformers", "pip install torch transformers"),
-        ("mlx", "mlx", "pip install mlx"),
+        ("torch", "torch", r"pip install 'vecgate\[torch\]'"),
+        ("torch", "transformers", r"pip install 'vecgate\[torch\]'"),
+        ("mlx", "mlx", "pip install mlx mlx-lm"),
     ],
 )
 def test_a_missing_package_is_named_with_its_cure(

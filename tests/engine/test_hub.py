@@ -1,6 +1,7 @@
 """Fetching from a fake hub on loopback: only what is needed, no request for what is cached, each refusal one sentence."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vecgate.engine.hub import Wanted
+from vecgate.engine.hub import fetch as fetch_model
+from vecgate.errors import CheckpointError
 
 Tiny = Callable[[str], Path]
 COMMIT = "a" * 40
@@ -166,6 +171,20 @@ def test_no_connection_is_one_sentence(fetch: Callable[..., str]) -> None:
     said = fetch("org/model", HF_ENDPOINT="http://127.0.0.1:9")
     assert said.startswith("refused org/model could not be fetched from the hub (")
     assert said.endswith("check the connection and start again.")
+
+
+def test_the_library_tells_no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    logger = logging.getLogger("huggingface_hub")
+    logger.setLevel(logging.WARNING)  # as its import leaves it
+    with pytest.raises(CheckpointError, match="no route"):
+        fetch_model(Wanted("org/model"))
+    assert not logger.isEnabledFor(logging.WARNING)
 
 
 def test_pickle_is_fetched_only_where_it_is_allowed_and_there_is_nothing_else(

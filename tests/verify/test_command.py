@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import small
-from vecgate import cli
+from vecgate import backends, cli
 from vecgate.core import Check
 from vecgate.verify import command
 from vecgate.verify.run import Report
@@ -61,6 +61,12 @@ def test_a_model_that_fails_is_status_1(capsys: Said, folder: Path) -> None:
     out = capsys.readouterr().out
     assert "FAILED: load" in out
     assert "judge  (bert rerank" in out  # the others are verified all the same
+
+
+def test_without_a_backend_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
+    monkeypatch.setitem(backends.NEEDS, "torch", (("no_such_package",), "pip install 'vecgate[torch]'"))
+    assert cli.main(["verify", "--backend", "torch"]) == 2
+    assert capsys.readouterr().err.endswith("which is not installed: pip install 'vecgate[torch]'.\n")
 
 
 def test_strict_wants_a_witness_from_outside(capsys: Said) -> None:

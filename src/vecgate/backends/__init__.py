@@ -53,8 +53,8 @@ APPLE_SILICON = ("Darwin", "arm64")
 
 # Distributions whose absence is the user's to cure: backend -> (import names, how to get them).
 NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "torch": (("torch", "transformers"), "pip install torch transformers"),
-    "mlx": (("mlx",), "pip install mlx"),
+    "torch": (("torch", "transformers"), "pip install 'vecgate[torch]'"),
+    "mlx": (("mlx",), "pip install mlx mlx-lm"),
 }
 
 

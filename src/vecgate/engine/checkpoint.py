@@ -156,7 +156,7 @@ def _built_in(one: BuiltIn, cache: Path | None, offline: bool) -> Found:
     except CheckpointError as error:
         if one.package is None:
             raise
-        raise CheckpointError(f"{one.name} is not installed: {one.remedy}. (Nor from the hub: {error})") from error
+        raise CheckpointError(f"{one.name} is not on this machine: {one.remedy}; {error}") from error
     _check_hash(folder / "model.safetensors", one, cache)
     return Found(folder, one.name, aliases, one.revision or folder.name, one.ignore_code)
 

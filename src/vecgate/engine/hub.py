@@ -19,10 +19,6 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 NEEDLESS = ["onnx/*", "openvino/*", "original/*", "coreml/*", "gguf/*", ".*"]
 JSON = ["*.json", "chat_template.jinja"]
 
-# what went wrong is told once, by our error; the library would tell each of its retries
-logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A repository; what its user allows is as for checkpoint.read."""
@@ -111,6 +107,8 @@ def _within(folder: Path, path: Path) -> str:
 def _download(wanted: Wanted, patterns: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
+    # what went wrong is told once, by our error; the library, which sets its level when imported, would tell each retry
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     repo, revision, shown = wanted.repo, wanted.revision, str(wanted)
     login = "log in with `hf auth login` or set HF_TOKEN"
     # the HTTP client's own error, whichever client this version of the library uses

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vecgate.backends import require_one
 from vecgate.errors import CommandError
 from vecgate.settings import Settings
 from vecgate.verify import run, table
@@ -30,6 +31,7 @@ def wish(arguments: argparse.Namespace, settings: Settings) -> run.Wish:
 
 def verified(wanted: run.Wish, *, progress: bool) -> tuple[run.Report, ...]:
     """Raises CommandError and ConfigError."""
+    require_one(wanted.settings.backend)
     with tqdm(total=run.steps(wanted), unit=" steps", disable=not progress, dynamic_ncols=True, leave=False) as bar:
 
         def tick(step: str) -> None:
