@@ -27,6 +27,7 @@ TEMPLATES = {
     "container": Template("Containerfile", "an image for amd64 and arm64, CPU or CUDA, for docker or podman build"),
     "compose": Template("compose.yaml", "that image with Qdrant and Open WebUI, wired to each other"),
     "kubernetes": Template("kubernetes.yaml", "Deployment, Service, autoscaler on waiting tokens, disruption budget"),
+    "nginx": Template("nginx.conf", "nginx with TLS, at / and under a path, over one server or more"),
     "haproxy": Template("haproxy.cfg", "HAProxy over two servers, which sends again what one of them loses"),
     "homebrew": Template("vecgate.rb", "Homebrew's formula, its addresses to be filled at a release"),
 }
