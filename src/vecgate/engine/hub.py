@@ -19,6 +19,7 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 NEEDLESS = ["onnx/*", "openvino/*", "original/*", "coreml/*", "gguf/*", ".*"]
 JSON = ["*.json", "chat_template.jinja"]
 
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A repository; what its user allows is as for checkpoint.read."""
