@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean
+.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,10 @@ bench-peers: ## measure it beside other servers, an hour, and write the table of
 cost: ## what a request costs in this process, without model and socket, over a bare handler
 	@.ci/install serve
 	@.venv/bin/python -m tests.cost
+
+test-scale: ## kill and roll two gateways behind a real HAProxy under load (ARGS="--write" for docs/scaling.md)
+	@.ci/install test
+	@.venv/bin/python -m tests.scale $(ARGS)
 
 clean: ## remove .venv, .bench, .compat, caches and build results
 	rm -rf .venv .bench .compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
