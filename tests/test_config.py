@@ -93,6 +93,8 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
         ["0", "nan", '"5"'],
     ),
     "drain_timeout": (["0", "3"], [0.0, 3.0], ["0.0", "3"], ["-1", "nan", "3601"], ["-1", "inf", "true"]),
+    "engine": (["ray", "Local"], ["ray", "local"], ['"ray"', '"Local"'], ["remote", "ray,local"], ['"mlx"', "1"]),
+    "replicas": (["3", "64"], [3, 64], ["3", "64"], ["0", "65", "-1", "1.5", "two"], ["0", "65", "1.5", '"2"', "true"]),
     "device_memory_fraction": (["1", "0.25"], [1.0, 0.25], ["1", "0.25"], ["0", "1.1", "80%"], ["0", "1.01", '"1"']),
     "dtype": (["bfloat16", "Float32"], ["bfloat16", "float32"], ['"bfloat16"', '"Float32"'], ["int8"], ['"int8"', "1"]),
     "verify": (["off", "FULL"], ["off", "full"], ['"off"', '"FULL"'], ["on", "quick,full"], ['"yes"', "true"]),

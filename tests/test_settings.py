@@ -19,9 +19,11 @@ import threading
 import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -34,7 +36,7 @@ from tests import small
 from tests.live import Live
 from tests.test_compat_fixtures import tables
 from tests.whole import Whole
-from vecgate import backends, config, logs
+from vecgate import backends, cli, config, logs
 from vecgate.backends import fake
 from vecgate.engine import room
 from vecgate.errors import CheckpointError, ConfigError
@@ -370,6 +372,25 @@ def ended(cwd: Path, **names: str) -> tuple[int, int]:
             assert not answer.done()
         server.process.send_signal(signal.SIGTERM)
         return answer.result()[0], server.process.wait(60)
+
+
+def test_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setitem(sys.modules, "vecgate.ray_serve", None)  # as where it is not installed
+    with cli.engines(config.load({}, {}, tmp_path)) as made:
+        assert made is None
+    with pytest.raises(ConfigError, match=r"vecgate\[ray\]"):
+        cli.engines(config.load({}, {"VECGATE_ENGINE": "ray"}, tmp_path))
+
+
+def test_replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That so many processes run is tried in tests/ray."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    stand_in: Any = SimpleNamespace(running=lambda settings: nullcontext(settings.replicas))
+    monkeypatch.setitem(sys.modules, "vecgate.ray_serve", stand_in)
+    for names, count in (({}, 2), ({"VECGATE_REPLICAS": "5"}, 5)):
+        made: Any = cli.engines(config.load({}, {"VECGATE_ENGINE": "ray", **names}, tmp_path))
+        assert made.enter_result == count
 
 
 def test_drain_timeout(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from litestar.plugins import PluginProtocol
 
 from vecgate import __version__, access, protocols
 from vecgate.backends import choose, mlx_possible, open_backend, require_one
-from vecgate.core import Checkpoint, Status
+from vecgate.core import BatchReport, Checkpoint, Status
 from vecgate.engine import checkpoint, room
 from vecgate.engine.local import TOKENIZE_THREADS, LocalEngine
 from vecgate.engine.model import Model
@@ -49,7 +49,12 @@ def build(
     another engine than one of this process.
     """
     metrics = Metrics(__version__)
-    engine = make(metrics) if make else build_engine(settings, metrics, aliases=settings.aliases)
+    engine: Owned
+    if make is None:
+        shed = partial(metrics.on_shed, "queue")
+        engine = build_engine(settings, metrics.on_batch, shed, aliases=settings.aliases)
+    else:
+        engine = make(metrics)
     engine.on_ready = lambda: on_ready(engine.status())
     guard = create_app(settings, engine, metrics, lost_lines, traces)
 
@@ -67,7 +72,13 @@ def build(
     return guard, Life(leaving=leaving, drain=drain, on_death=on_death)
 
 
-def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases: Iterable[Alias] = ()) -> LocalEngine:
+def build_engine(
+    settings: Settings,
+    on_batch: Callable[[BatchReport], None] | None = None,
+    on_shed: Callable[[], None] = lambda: None,
+    *,
+    aliases: Iterable[Alias] = (),
+) -> LocalEngine:
     """The engine over the settings' models; `start` loads them. Raises ConfigError and CheckpointError.
 
     aliases: for who is asked by name; a command that takes one model needs none of what another would serve.
@@ -79,11 +90,11 @@ def build_engine(settings: Settings, metrics: Metrics | None = None, *, aliases:
         aliases=aliases,
         max_rows=settings.max_batch_size,
         batch_tokens=settings.batch_tokens,
-        on_batch=metrics.on_batch if metrics else None,
+        on_batch=on_batch,
         cache=settings.cache_dir.expanduser(),
         verify=settings.verify,
         idle_unload_min=settings.idle_unload_min,
-        on_shed=partial(metrics.on_shed, "queue") if metrics else lambda: None,
+        on_shed=on_shed,
     )
 
 

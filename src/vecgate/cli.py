@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from vecgate.core import Status
     from vecgate.place import Place
 
+    from vecgate.metrics import Metrics
 log = logging.getLogger("vecgate")
+    from vecgate.traits import Owned
 
 DONE, BROKE, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: it was done; it could not be done; the command, a setting or a model is wrong; Ctrl-C."""
@@ -137,8 +139,11 @@ def serve(settings: Settings) -> int:
 
     place, spans = _place(settings), traces(os.environ, __version__)
     file = logs.File(settings.log_file, settings.log_file_bytes, settings.log_files) if settings.log_file else None
-    with logs.logging_to(level=settings.log_level, form=settings.log_format, file=file) as lines:
-        app, life = build(settings, ready, lambda: lines.lost, spans)
+    with (
+        logs.logging_to(level=settings.log_level, form=settings.log_format, file=file) as lines,
+        engines(settings) as make,
+    ):
+        app, life = build(settings, ready, lambda: lines.lost, spans, make)
         for warning in warnings(settings):
             log.warning(warning)
         url = place.url(settings.host)
@@ -148,6 +153,18 @@ def serve(settings: Settings) -> int:
 
 def _place(settings: Settings) -> Place:
     """Where to listen, tried; raises ConfigError."""
+def engines(settings: Settings) -> AbstractContextManager[Callable[[Metrics], Owned] | None]:
+    """What makes the engine where it is another than this process's own; raises ConfigError."""
+    if settings.engine == "local":
+        return nullcontext()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray tells its makers of each start
+    try:
+        from vecgate import ray_serve
+    except ImportError as error:
+        raise ConfigError("VECGATE_ENGINE=ray needs the package ray: pip install 'vecgate[ray]'.") from error
+    return ray_serve.running(settings)
+
+
     from vecgate.place import free_place, free_socket, tls_files
 
     tls = tls_files(settings.tls_cert, settings.tls_key)

@@ -27,6 +27,7 @@ TokenIds = Literal["auto", "model", "cl100k", "o200k", "refuse"]
 Task = Literal["embed", "rerank"]
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last"]
 Verify = Literal["quick", "off", "full"]
+EngineName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Settings:
     body_memory_bytes: int = 512 * MIB
     request_timeout_s: float = 300.0
     drain_timeout_s: float = 12.0
+    engine: EngineName = "local"
+    replicas: int = 2
     device_memory_fraction: float = 0.8
     dtype: DType = "auto"
     verify: Verify = "quick"
@@ -177,8 +180,10 @@ CUTS = one_of("end", "start", "refuse")
 TASKS = one_of("embed", "rerank")
 POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
 PROOFS = one_of("quick", "off", "full")
+ENGINES = one_of("local", "ray")
 ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
 COUNT = whole(1, 1_000_000)
+REPLICAS = whole(1, 64)
 TOKENS = whole(1, 100_000_000)
 PORT = whole(0, 65535)
 MODELS = list_of("short names, hub ids or folders; none where there is a reranker", kinds.text, "MODEL", some=True)
@@ -262,6 +267,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REQUEST_TIMEOUT", DEADLINE, "The deadline of a whole request, in seconds.", "request_timeout_s"),
     Setting("VECGATE_DRAIN_TIMEOUT", PATIENCE,
             "How many seconds running requests have to finish at shutdown.", "drain_timeout_s"),
+    Setting("VECGATE_ENGINE", ENGINES,
+            "Where the models are: in the server's own process, or in replicas that Ray Serve keeps alive on this machine "
+            "(pip install 'vecgate[ray]')."),
+    Setting("VECGATE_REPLICAS", REPLICAS,
+            "Processes that each hold the models where VECGATE_ENGINE is ray."),
     Setting("DEVICE_MEMORY_FRACTION", FRACTION,
             "The share of the device's memory, on a CPU of the machine's or its container's, that may be used."),
     Setting("VECGATE_DTYPE", DTYPES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,7 @@ class Broken(StubEngine):
 
 
 def answered(engine: Engine, *asked: parcel.Asked, status: bool = False) -> tuple[Reply, Desk]:
-    desk = Desk("replica 7", engine)
-    desk.report(BatchReport("m", 1, 2, 3, 0.5, (0.25,)))
+    desk = Desk("replica 7", engine, deque([BatchReport("m", 1, 2, 3, 0.5, (0.25,))]))
     return unpack(Reply, asyncio.run(desk.answer(pack(Parcel(asked, status))))), desk
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,8 +43,10 @@ TEXTS = ["paris is the capital of france", "dogs bark", "what ?", "a cat a cat a
 class Replica:
     """A LocalEngine behind its desk; `dies` after that many answers, each of which is made and lost."""
 
-    def __init__(self, engine: Engine, name: str = "one", dies: int = 0) -> None:
-        self.desk, self.dies, self.answers = Desk(name, engine), dies, 0
+    def __init__(
+        self, engine: Engine, name: str = "one", dies: int = 0, reports: deque[BatchReport] | None = None
+    ) -> None:
+        self.desk, self.dies, self.answers = Desk(name, engine, reports), dies, 0
 
     async def trip(self, data: bytes) -> bytes:
         self.answers += 1
@@ -71,17 +74,15 @@ class Pair:
             small.model(small.checkpoint(folder / "small"), self.script),
             small.model(small.checkpoint(folder / "judge", "rerank"), self.script),
         ]
-        self.local = LocalEngine(models, aliases=ALIASES, on_batch=self._report)
-        self.replica = Replica(self.local)
+        reports: deque[BatchReport] = deque()
+        self.local = LocalEngine(models, aliases=ALIASES, on_batch=reports.append)
+        self.replica = Replica(self.local, reports=reports)
         self.batches: list[BatchReport] = []
         self.sheds = 0
         options.setdefault("on_batch", self.batches.append)
         self.remote = RemoteEngine(self.replica.trip, aliases=ALIASES, on_shed=self._shed, **options)
         self._ready = asyncio.Event()
         self.remote.on_ready = self._ready.set
-
-    def _report(self, report: BatchReport) -> None:
-        self.replica.desk.report(report)
 
     def _shed(self) -> None:
         self.sheds += 1

@@ -137,14 +137,11 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Desk:
-    """The far side: answers parcels by its engine. `report` is the engine's `on_batch`."""
+    """The far side: answers parcels by its engine. reports: what the engine's `on_batch` adds, and a reply takes."""
 
-    def __init__(self, replica: str, engine: Engine) -> None:
+    def __init__(self, replica: str, engine: Engine, reports: deque[BatchReport] | None = None) -> None:
         self._replica, self._engine = replica, engine
-        self._reports: deque[BatchReport] = deque(maxlen=REPORTS)
-
-    def report(self, one: BatchReport) -> None:
-        self._reports.append(one)
+        self._reports = deque[BatchReport](maxlen=REPORTS) if reports is None else reports
 
     async def answer(self, data: bytes) -> bytes:
         """Makes the parcel's calls at once, so that their rows share batches; ends them where it is cancelled."""
