@@ -82,9 +82,10 @@ bench-peers: ## measure it beside other servers, an hour, and write the table of
 	@.ci/install serve
 	@.venv/bin/python -m tests.peers.compare $(ARGS)
 
-cost: ## what a request costs in this process, without model and socket, over a bare handler
+cost: ## what a request costs without a model: in this process, and over a socket beside other choices
 	@.ci/install serve
 	@.venv/bin/python -m tests.cost
+	@.venv/bin/python -m tests.choices
 
 test-scale: ## kill and roll two gateways behind a real HAProxy under load (ARGS="--write" for docs/scaling.md)
 	@.ci/install test

@@ -27,8 +27,7 @@ from tests.cost import app, bare
 from vecgate import server
 from vecgate.bench import load, null, plan
 from vecgate.bench.figures import percentile
-from vecgate.bench.target import Place
-from vecgate.bench.wire import Connection
+from vecgate.bench.wire import Connection, Place
 
 ROUNDS, WARM_S, WINDOW_S = 5, 0.5, 2.0
 CLIENTS = (1, 64)
