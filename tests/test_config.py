@@ -72,6 +72,13 @@ SAMPLES: dict[str, tuple[list[str], list[object], list[str], list[str], list[str
         ],
         ["1", '["a=b"]', "{ a = 1 }", '{ a = "b, dimensions=x" }', '{ a = ["b"] }'],
     ),
+    "device": (
+        ["CPU", "cuda:1"],
+        ["cpu", "cuda:1"],
+        ['"CPU"', '"cuda:1"'],
+        ["cuda:", "cpu:0", "metal", "cuda:0,1"],
+        ['"tpu"', "0", "true"],
+    ),
     "host": (["0.0.0.0", "::1"], ["0.0.0.0", "::1"], ['"0.0.0.0"', '"::1"'], ["http://a", "a:1", "a b"], ['""', "1"]),
     "port": (["0", "65535"], [0, 65535], ["0", "65535"], ["-1", "65536", "http", "90.0"], ["65536", '"9000"', "true"]),
     "reload": (["yes", "0"], [True, False], ["true", "false"], ["maybe", "2"], ['"true"', "1"]),

@@ -93,6 +93,15 @@ def test_backend(tmp_path: Path, tiny_bert: str) -> None:
     assert not np.allclose(rows(tmp_path, MODEL_NAME=tiny_bert), rows(tmp_path, MODEL_NAME=tiny_bert, BACKEND="torch"))
 
 
+def test_device(tmp_path: Path, tiny_bert: str) -> None:
+    names = {"MODEL_NAME": tiny_bert, "BACKEND": "torch"}
+    assert health(tmp_path, VECGATE_DEVICE="cpu", **names)["device"] == "cpu"
+    with Whole(tmp_path, VECGATE_DEVICE="cuda:999", **names) as app:
+        failed = app.get("/health").json()
+    assert failed["status"] == "failed"
+    assert "device 'cuda:999' is not there" in failed["error"]
+
+
 def test_device_memory_fraction(tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"MODEL_NAME": tiny_bert, "BACKEND": "torch"}
     usual, half = health(tmp_path, **names), health(tmp_path, DEVICE_MEMORY_FRACTION="0.4", **names)

@@ -262,7 +262,14 @@ def _model(settings: Settings, name: str, *, served_name: str | None) -> Model:
     if served_name:
         read = replace(read, name=served_name, aliases=())
     backend, why = _backend(settings.backend, read)
-    opened = partial(open_backend, backend, read, dtype=settings.dtype, memory_fraction=settings.device_memory_fraction)
+    opened = partial(
+        open_backend,
+        backend,
+        read,
+        device=settings.device,
+        dtype=settings.dtype,
+        memory_fraction=settings.device_memory_fraction,
+    )
     return Model(read, opened, backend, why, replaced=("VECGATE_POOLING",) if settings.pooling else ())
 
 

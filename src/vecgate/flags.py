@@ -17,7 +17,7 @@ from vecgate.settings import SETTINGS
 N = TypeVar("N", int, float)
 
 MODEL_FLAGS = frozenset(
-    "backend model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
+    "backend device model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
     "cache_dir offline request_timeout api_key api_key_file task pooling prompts allow_pickle ignore_code verify".split()
 )
 """The settings that mean something without a server of one's own."""
@@ -25,7 +25,7 @@ SHELF_FLAGS = frozenset(
     ("backend", "model_name", "cache_dir", "tiktoken_cache_dir", "task", "allow_pickle", "ignore_code")
 )
 VERIFY_FLAGS = frozenset(
-    "backend mlx_model_path cross_encoder_model dtype cache_dir offline device_memory_fraction batch_tokens "
+    "backend device mlx_model_path cross_encoder_model dtype cache_dir offline device_memory_fraction batch_tokens "
     "max_batch_size task pooling prompts allow_pickle ignore_code".split()
 )
 RAW_FLAGS = MODEL_FLAGS - {"batch_size", "truncate"}

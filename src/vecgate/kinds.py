@@ -109,6 +109,13 @@ def hosts(raw: str) -> str:
     return "*." + host(raw[2:]) if raw.startswith("*.") else host(raw)
 
 
+def device(raw: Any) -> str:
+    """A device as a backend knows it; which there are, the backend says."""
+    name = text(raw).casefold()
+    check(re.fullmatch(r"auto|cpu|gpu|mps|cuda(:[0-9]{1,3})?", name) is not None)
+    return name
+
+
 def network(raw: str) -> str:
     """An address, or a network as 10.0.0.0/8; `unix` is who comes over a Unix socket."""
     return "unix" if raw.lower() == "unix" else str(ipaddress.ip_network(raw)).removesuffix("/32").removesuffix("/128")

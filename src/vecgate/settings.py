@@ -35,6 +35,7 @@ class Settings:
     """Every setting, checked. The defaults stand here and nowhere else; `SETTINGS` says what each one does."""
 
     backend: BackendName = "auto"
+    device: str = "auto"
     models: tuple[str, ...] = ("minilm",)
     mlx_model_path: str | None = None
     rerankers: tuple[str, ...] = ()
@@ -182,6 +183,7 @@ POOLINGS = one_of("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "last")
 PROOFS = one_of("quick", "off", "full")
 ENGINES = one_of("local", "ray")
 ID_TABLES = one_of("auto", "model", "cl100k", "o200k", "refuse")
+DEVICE = Kind("auto, cpu, gpu, mps, cuda or cuda:N", (str,), kinds.device, "NAME")
 COUNT = whole(1, 1_000_000)
 REPLICAS = whole(1, 64)
 TOKENS = whole(1, 100_000_000)
@@ -225,6 +227,8 @@ PATIENCE = number("seconds, from 0 to 3600", lambda value: value <= 3600, "SECON
 SETTINGS: tuple[Setting, ...] = (
     Setting("BACKEND", BACKENDS,
             "What computes: MLX (Apple Silicon) or torch (mps, cuda, cpu); auto is MLX where it can serve the model."),
+    Setting("VECGATE_DEVICE", DEVICE,
+            "Where it computes: auto and gpu are the GPU, auto the CPU where there is none; mps and cuda are torch's alone."),
     Setting("MODEL_NAME", MODELS,
             "The embedding models, the default one first; or a reranker to serve alone.", "models", "--model"),
     Setting("MLX_MODEL_PATH", OTHER_MODEL, "Replaces MODEL_NAME when the backend is MLX."),

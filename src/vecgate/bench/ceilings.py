@@ -77,8 +77,11 @@ def with_torch(dtype: str, device: str) -> dict[str, Any]:
     }
 
 
-def with_mlx(dtype: str, _device: str) -> dict[str, Any]:
+def with_mlx(dtype: str, device: str) -> dict[str, Any]:
     import mlx.core as mx
+
+    if device == "cpu":
+        mx.set_default_device(mx.Device(mx.cpu))
 
     def product(size: int) -> Work:
         a, b = (mx.ones((size, size), getattr(mx, dtype)) for _ in range(2))

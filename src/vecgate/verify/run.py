@@ -276,7 +276,8 @@ class _Proof:
         if name is None or find_spec(name) is None:
             return Check(OTHER, "skipped", "there is no second one here")
         try:
-            async with loaded(replace(self._settings, backend=name, dtype="float32")) as other:
+            where = "cpu" if self._settings.device == "cpu" else "auto"  # each names a GPU in its own way
+            async with loaded(replace(self._settings, backend=name, device=where, dtype="float32")) as other:
                 theirs, device = await other.rows(asked), other.card.device
         except (CheckpointError, ConfigError, CommandError, VecgateError) as error:
             return Check(OTHER, "skipped", f"{name} can't: {str(error).rstrip('.')}")

@@ -137,11 +137,11 @@ def test_auto_is_mps_then_cuda_then_cpu(mps: None, cuda: None, monkeypatch: pyte
 
 
 def test_a_named_device_is_taken(mps: None, cuda: None) -> None:
-    places = {name: str(devices.find(name, 0.8).place) for name in ("cpu", "mps", "cuda", "cuda:1")}
-    assert places == {"cpu": "cpu", "mps": "mps", "cuda": "cuda:0", "cuda:1": "cuda:1"}
+    places = {name: str(devices.find(name, 0.8).place) for name in ("cpu", "gpu", "mps", "cuda", "cuda:1")}
+    assert places == {"cpu": "cpu", "gpu": "mps", "mps": "mps", "cuda": "cuda:0", "cuda:1": "cuda:1"}
 
 
-@pytest.mark.parametrize("name", ["mps", "cuda", "cuda:0"])
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda", "cuda:0"])
 def test_an_absent_device_is_one_sentence(bare: None, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"device '{name}' is not there \(torch .* finds: cpu\)"):
         devices.find(name, 0.8)
@@ -152,9 +152,9 @@ def test_a_third_card_is_absent(cuda: None) -> None:
         devices.find("cuda:2", 0.8)
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cpu:0", "mps:1", "cuda:", "cuda:x", "cuda:-1", "meta"])
+@pytest.mark.parametrize("name", ["gpu:0", "", "cpu:0", "mps:1", "cuda:", "cuda:x", "cuda:-1", "meta"])
 def test_an_unknown_device_is_told_the_names(cuda: None, name: str) -> None:
-    with pytest.raises(ConfigError, match="use auto, cpu, mps, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match="use auto, cpu, gpu, mps, cuda or cuda:N"):
         devices.find(name, 0.8)
 
 

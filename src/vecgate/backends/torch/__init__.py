@@ -37,7 +37,7 @@ def load(
     memory_fraction: float = 0.8,
     others: Sequence[Checkpoint] = (),
 ) -> TorchBackend:
-    """Open the checkpoint. device: auto | cpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16. others:
+    """Open the checkpoint. device: auto | cpu | gpu | mps | cuda | cuda:N. dtype: auto | float32 | bfloat16 | float16. others:
     models that need room beside it and that what the device holds does not count.
 
     Raises ConfigError for a device or dtype that can't be had, NoRoom for a model that does not fit memory_fraction of the

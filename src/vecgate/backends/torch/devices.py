@@ -16,7 +16,7 @@ import torch
 from vecgate.errors import ConfigError
 from vecgate.ram import map_large_blocks, usable_bytes
 
-NAME = re.compile(r"(?P<kind>auto|cpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
+NAME = re.compile(r"(?P<kind>auto|cpu|gpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +145,11 @@ def find(name: str, fraction: float) -> Device:
     }
     asked = NAME.fullmatch(name)
     if asked is None:
-        raise ConfigError(f"device {name!r} is not known; use auto, cpu, mps, cuda or cuda:N.")
+        raise ConfigError(f"device {name!r} is not known; use auto, cpu, gpu, mps, cuda or cuda:N.")
     kind, index = asked["kind"], asked["index"]
-    if kind == "auto":
-        kind = next(kind for kind, found in there.items() if found)
-    if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
+    if kind in ("auto", "gpu"):
+        kind = next((one for one, found in there.items() if found and one != "cpu"), "cpu" if kind == "auto" else kind)
+    if not there.get(kind) or (index and int(index) >= torch.cuda.device_count()):
         found = ", ".join(kind for kind, found in there.items() if found)
         raise ConfigError(f"device {name!r} is not there (torch {torch.__version__} finds: {found}).")
     if kind == "cuda":
