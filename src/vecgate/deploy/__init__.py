@@ -29,6 +29,7 @@ TEMPLATES = {
     "kubernetes": Template("kubernetes.yaml", "Deployment, Service, autoscaler on waiting tokens, disruption budget"),
     "nginx": Template("nginx.conf", "nginx with TLS, at / and under a path, over one server or more"),
     "haproxy": Template("haproxy.cfg", "HAProxy over two servers, which sends again what one of them loses"),
+    "ray": Template("ray.yaml", "Ray Serve's config file: gateways and engines on a cluster"),
     "homebrew": Template("vecgate.rb", "Homebrew's formula, its addresses to be filled at a release"),
 }
 
