@@ -30,6 +30,7 @@ OTHERS_FLAGS = {
     "--id",  # n8n
     "--input",
     "--unix-socket",  # curl
+    "--user",  # systemctl
 }
 """Of pip, curl and other programs that the pages name."""
 BASES = {"/v1", "/v1/", "/web/"}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -21,11 +23,11 @@ from vecgate.settings import SETTINGS, Settings
 if TYPE_CHECKING:
     from vecgate import ask, shelf
     from vecgate.core import Status
-    from vecgate.place import Place
-
     from vecgate.metrics import Metrics
-log = logging.getLogger("vecgate")
+    from vecgate.place import Place
     from vecgate.traits import Owned
+
+log = logging.getLogger("vecgate")
 
 DONE, BROKE, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: it was done; it could not be done; the command, a setting or a model is wrong; Ctrl-C."""
@@ -151,8 +153,6 @@ def serve(settings: Settings) -> int:
         return server.run(app, life, place, settings.drain_timeout_s)
 
 
-def _place(settings: Settings) -> Place:
-    """Where to listen, tried; raises ConfigError."""
 def engines(settings: Settings) -> AbstractContextManager[Callable[[Metrics], Owned] | None]:
     """What makes the engine where it is another than this process's own; raises ConfigError."""
     if settings.engine == "local":
@@ -165,6 +165,8 @@ def engines(settings: Settings) -> AbstractContextManager[Callable[[Metrics], Ow
     return ray_serve.running(settings)
 
 
+def _place(settings: Settings) -> Place:
+    """Where to listen, tried; raises ConfigError."""
     from vecgate.place import free_place, free_socket, tls_files
 
     tls = tls_files(settings.tls_cert, settings.tls_key)
@@ -430,6 +432,14 @@ def _deploy(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _service(arguments: argparse.Namespace) -> int:
+    from vecgate.service import command
+    from vecgate.service.job import User
+
+    user = User(platform.system(), os.geteuid(), Path.home(), os.environ)
+    return command.run(arguments, user, print, partial(print, file=sys.stderr))
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     print(flags.script(arguments.shell))
     return DONE
@@ -444,5 +454,6 @@ RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "connect": _connect,
     "deploy": _deploy,
+    "service": _service,
     "completion": _completion,
 }

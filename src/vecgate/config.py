@@ -118,6 +118,13 @@ def _dotenv(path: Path) -> dict[str, str | None]:
     return names
 
 
+def environment(path: Path) -> dict[str, str]:
+    """The variables of a file of NAME=value lines, read as `.env` is; raises ConfigError, where there is none too."""
+    if not path.is_file():
+        raise ConfigError(f"There is no file of variables at {_plain(path)}.")
+    return {name: value for name, value in _dotenv(path).items() if value is not None}
+
+
 def _config_path(
     flags: Mapping[str, Any], layers: Iterable[tuple[Mapping[str, str | None], str]]
 ) -> tuple[str, str | None]:

@@ -97,6 +97,17 @@ examples:
   vecgate deploy                              what there is
   vecgate deploy container > Containerfile
   vecgate deploy kubernetes -o deployment/    under its usual name; never over a file that is there""",
+    "service": """\
+`install` starts `vecgate serve` now, at every login, and again where it failed: as an agent of launchd on macOS, as a unit of
+your own systemd on Linux. Flags are those of serve; other variables belong into ~/.config/vecgate/env, which stays when the
+service goes. `status` has the exit status 0 when the server is ready. docs/service.md has more.
+
+examples:
+  vecgate service install --dry-run
+  vecgate service install --port 9001 --model BAAI/bge-small-en-v1.5
+  vecgate service status
+  vecgate service logs --follow
+  vecgate service uninstall""",
     "completion": """\
 examples:
   vecgate completion bash > ~/.local/share/bash-completion/completions/vecgate

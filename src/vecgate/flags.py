@@ -12,6 +12,7 @@ from vecgate.config import add_flags, unknown_flag
 from vecgate.deploy import TEMPLATES
 from vecgate.errors import ConfigError
 from vecgate.examples import ABOUT, EXAMPLES
+from vecgate.service.arguments import add_arguments
 from vecgate.settings import SETTINGS
 
 N = TypeVar("N", int, float)
@@ -63,6 +64,9 @@ def parser() -> Parser:
     add_flags(doctor)
     _connect(_command(commands, "connect", "let another program embed and rerank here"))
     _deploy(_command(commands, "deploy", "files for containers, Kubernetes, proxies and monitoring"))
+    add_arguments(
+        _command(commands, "service", "keep a server running in the background, by launchd or systemd"), _debug
+    )
     completion = _command(commands, "completion", "a shell's completion script")
     completion.add_argument("shell", choices=SHELLS)
     return top
