@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,22 @@ def changed(text: str, changes: dict[str, str]) -> str:
         assert old in text, f"{old!r} is not in the template"
         text = text.replace(old, new)
     return text
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Logs are written when an answer is on its way already."""
+    end = time.monotonic() + START_LIMIT_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def logged(servers: Iterable[Live], id_: str) -> list[dict[str, Any]]:
+    """The servers' own lines of that request, of which there is one at least."""
+
+    def lines() -> list[dict[str, Any]]:
+        found = [json.loads(line) for server in servers for line in server.log().splitlines() if line.endswith("}")]
+        return [line for line in found if line.get("id") == id_]
+
+    until(lambda: lines() != [])
+    return lines()

@@ -21,7 +21,7 @@ import httpx
 import pytest
 import trustme
 
-from tests.deploy.proxies import changed, gateway, running, tool
+from tests.deploy.proxies import changed, gateway, logged, running, tool, until
 from tests.live import Live, free_port
 from vecgate import deploy
 
@@ -57,9 +57,6 @@ class Site:
     root: trustme.CA
     port: int
     plain: int
-
-    def lines(self) -> list[str]:
-        return (self.folder / "vecgate.log").read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +198,8 @@ def test_the_request_s_id_is_the_same_in_answer_and_both_logs(site: Site, sent: 
     answer = site.client.post("/v1/embeddings", json=ASKED, headers=sent)
     id_ = answer.headers["x-request-id"]
     assert id_ == sent.get("x-request-id", id_)
-    assert any(f" id={id_} " in line for line in site.lines())
-    assert [line["client"] for line in logged(site, id_)] == ["127.0.0.1"]
-
-
-def logged(site: Site, id_: str) -> list[dict[str, Any]]:
-    """The servers' own lines of that request."""
-    lines = [json.loads(line) for server in site.servers for line in server.log().splitlines()]
-    return [line for line in lines if line.get("id") == id_]
+    until(lambda: f" id={id_} " in (site.folder / "vecgate.log").read_text())
+    assert [line["client"] for line in logged(site.servers, id_)] == ["127.0.0.1"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second loopback address")
@@ -216,7 +207,7 @@ def test_the_server_s_log_has_the_client_s_address_whatever_the_client_says(site
     root, port = site.root, site.port
     with httpx.Client(**asking(root, port, local_address="127.0.0.2")) as client:
         id_ = client.get("/v1/models", headers={"x-forwarded-for": "203.0.113.9"}).headers["x-request-id"]
-    assert [line["client"] for line in logged(site, id_)] == ["127.0.0.2"]
+    assert [line["client"] for line in logged(site.servers, id_)] == ["127.0.0.2"]
 
 
 def test_only_names_that_the_server_knows_are_served(site: Site) -> None:
