@@ -27,6 +27,12 @@ OTHERS_FLAGS = {
     "--no-deps",  # pip
     "--peers",  # tests/peers
     "--scenarios",
+    "--goal-ms",  # docs/machines.py
+    "--a-day",
+    "--regions",
+    "--parts",  # tests/scale
+    "--times",
+    "--write",
     "--id",  # n8n
     "--input",
     "--unix-socket",  # curl

@@ -287,11 +287,16 @@ def document(
 
 def write(path: Path, written: str) -> None:
     """Into the document, between its markers."""
+    between(path, BEGIN, END, written)
+
+
+def between(path: Path, begin: str, end: str, written: str) -> None:
+    """Into a document, between two markers that it has once."""
     text = path.read_text("utf-8")
-    if (text.count(BEGIN), text.count(END)) != (1, 1):
-        raise ValueError(f"{path} has no place for the table: {BEGIN} and {END}, each once")
-    before, _, rest = text.partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{written}\n{END}{rest.partition(END)[2]}", "utf-8")
+    if (text.count(begin), text.count(end)) != (1, 1):
+        raise ValueError(f"{path} has no place for the table: {begin} and {end}, each once")
+    before, _, rest = text.partition(begin)
+    path.write_text(f"{before}{begin}\n{written}\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def _commit() -> str:
