@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from tests import small
 from vecgate import config
 from vecgate.app import build
 from vecgate.backends import fake
+from vecgate.metrics import Metrics
+from vecgate.traits import Owned
 
 T = TypeVar("T")
 
@@ -29,6 +31,9 @@ class Whole:
 
     What is not named is the default, but the model is tests/small.py's and the backend the fake, which follows `script`.
     """
+
+    make: Callable[[Metrics], Owned] | None = None
+    """See app.build: another engine than one of this process."""
 
     def __init__(self, cwd: Path, script: fake.Script | None = None, /, **names: str) -> None:
         model = cwd / "small"
@@ -81,7 +86,7 @@ class Whole:
         return self.ask("POST", path, headers={"content-type": "application/json", **headers}, **content)
 
     async def _start(self) -> None:
-        self.app, self.life = build(self.settings, lost_lines=lambda: self.lost_lines)
+        self.app, self.life = build(self.settings, lost_lines=lambda: self.lost_lines, make=self.make)
         self._asked: asyncio.Queue[Any] = asyncio.Queue()
         self._told: asyncio.Queue[Any] = asyncio.Queue()
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import serve
@@ -117,27 +118,47 @@ def build(args: dict[str, Any]) -> serve.Application:
 def running(settings: Settings) -> Iterator[Callable[[Metrics], RemoteEngine]]:
     """Replicas on this machine, loaded, until the end of the block; what makes an engine over them. Raises ConfigError,
     CheckpointError and CommandError."""
-    build_engine(
-        settings, aliases=settings.aliases
-    ).close()  # what is wrong is said here, and what is missing fetched once
+    build_engine(settings, aliases=settings.aliases).close()  # says what is wrong, and fetches what is missing, once
     log.info("Starting Ray and %d replicas, which takes about 15 s.", settings.replicas)
-    cores = os.cpu_count() or 1
+    _join_log()
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(cores, settings.replicas),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        serve.start(proxy_location=ProxyLocation.Disabled, logging_config=QUIET)
-        handle = serve.run(_here(settings, cores), name=APPLICATION, route_prefix=None)
-        replied = unpack(Reply, handle.answer.remote(pack(Parcel(status=True))).result())
-        yield partial(_remote, settings, handle, status=replied.status)
-    except (RayError, RuntimeError) as error:
-        raise CommandError(f"Ray could not start the replicas: {error}") from error
+        try:
+            handle, status = _started(settings)
+        except (RayError, RuntimeError) as error:
+            raise CommandError(f"Ray could not start the replicas: {error}") from error
+        yield partial(_remote, settings, handle, status=status)
     finally:
         ray.shutdown()
+
+
+def _started(settings: Settings) -> tuple[DeploymentHandle[Any], Status | None]:
+    """The replicas, once they are loaded, and how one of them is."""
+    cores = os.cpu_count() or 1
+    signal.signal(signal.SIGTERM, _left)
+    ray.init(
+        address="local",
+        num_cpus=2 * max(cores, settings.replicas),  # room for one that comes beside one that is not yet gone
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    signal.signal(signal.SIGTERM, _left)  # Ray has put its own there, which ends it without a word to its processes
+    serve.start(proxy_location=ProxyLocation.Disabled, logging_config=QUIET)
+    handle = serve.run(_here(settings, cores), name=APPLICATION, route_prefix=None)
+    return handle, unpack(Reply, handle.answer.remote(pack(Parcel(status=True))).result()).status
+
+
+def _left(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _join_log() -> None:
+    """What Ray says in this process goes where our own lines go, where it is an error."""
+    for name in ("ray", "ray.serve"):
+        theirs = logging.getLogger(name)
+        theirs.handlers.clear()
+        theirs.propagate = True
+        theirs.setLevel(logging.ERROR)
 
 
 def _here(settings: Settings, cores: int) -> serve.Application:
