@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-ray
+.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-deploy test-ray
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,14 @@ cost: ## what a request costs without a model: in this process, and over a socke
 test-scale: ## kill and roll two gateways behind a real HAProxy under load (ARGS="--write" for docs/scaling.md)
 	@.ci/install test
 	@.venv/bin/python -m tests.scale $(ARGS)
+
+.compat/deploy/bin/kubernetes-validate:
+	python3 -m venv .compat/deploy
+	.compat/deploy/bin/pip install --quiet check-jsonschema==0.39.0 kubernetes-validate==1.37.0
+
+test-deploy: .compat/deploy/bin/kubernetes-validate ## carry out the container file here, check the YAML by schema (needs root; installs torch each time)
+	@.ci/install test
+	@DEPLOY_TOOLS=$(abspath .compat/deploy/bin) .venv/bin/python -m pytest tests/deploy/image.py $(ARGS)
 
 clean: ## remove .venv, .bench, .compat, caches and build results
 	rm -rf .venv .bench .compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
