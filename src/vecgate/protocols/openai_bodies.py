@@ -39,10 +39,7 @@ PURPOSES = {
 TASKS = {
     "retrieval.query": "query",
     "retrieval.passage": "document",
-    "text-matching": "text-matching",
-    "classification": "classification",
-    "clustering": "clustering",
-    "separation": "separation",
+    **{name: name for name in ("text-matching", "classification", "clustering", "separation")},
 }
 """Jina's task -> role; all but the first two are roles only where there is such a prompt."""
 PACKED: tuple[vectors.Encoding, ...] = ("binary", "ubinary")
