@@ -10,14 +10,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.live import Live, environment, free_port
+from vecgate import deploy
 
 COMMAND = os.environ["OPEN_WEBUI"]
 START_S, INDEX_S = 300.0, 120.0
@@ -38,13 +41,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def open_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Started, with its first user, who is the administrator."""
-    folder, port = tmp_path_factory.mktemp("open-webui"), free_port()
+    engine = {"RAG_EMBEDDING_ENGINE": "openai"}  # or it would look for a model of its own
+    with running(tmp_path_factory.mktemp("open-webui"), engine) as client:
+        yield client
+
+
+@contextmanager
+def running(folder: Path, told: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """Open WebUI with these variables, and its first user, who is the administrator."""
+    port = free_port()
     settings = {
         "DATA_DIR": str(folder),
         "WEBUI_SECRET_KEY": "for-this-test",
         "OFFLINE_MODE": "true",
-        "RAG_EMBEDDING_ENGINE": "openai",  # or it would look for a model of its own
         "ENABLE_OLLAMA_API": "false",
         "ENABLE_OPENAI_API": "false",
         "CHUNK_SIZE": "100",
@@ -55,7 +64,7 @@ def open_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [COMMAND, "serve", "--host", "127.0.0.1", "--port", str(port)],
-            env=environment(**settings),
+            env=environment(**settings, **told),
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -113,14 +122,35 @@ def test_it_is_connected_embeds_an_upload_and_reranks(gateway: Live, open_webui:
     assert done.returncode == 0, done.stderr
     assert f"-> {MODEL!r}" in done.stdout
 
-    file = uploaded(open_webui)
-    assert counted(gateway, "/v1/embeddings") > 0
+    assert_it_answers(gateway, open_webui)
 
+
+def test_the_compose_file_connects_it(gateway: Live, tmp_path: Path) -> None:
+    """By variables alone; with Open WebUI's own store, as there is no Qdrant here."""
+    said = yaml.safe_load(deploy.read("compose"))["services"]["open-webui"]["environment"]
+    told = {name: text.replace("http://vecgate:9000", gateway.url) for name, text in said.items()}
+    told |= {name: "sesame" for name, text in said.items() if text == "${VECGATE_API_KEY}"}
+    for name in ("VECTOR_DB", "QDRANT_URI", "QDRANT_API_KEY", "WEBUI_SECRET_KEY"):
+        del told[name]
+    with running(tmp_path, told) as client:
+        kept = client.get("/api/v1/retrieval/config").json() | client.get("/api/v1/retrieval/embedding").json()
+        shown = {name: str(kept[name]).lower() for name in told if name in kept}
+        assert shown == {name: told[name].lower() for name in shown}
+        assert told.keys() - shown.keys() == {"RAG_OPENAI_API_BASE_URL", "RAG_OPENAI_API_KEY"}
+        assert kept["openai_config"] == {"url": f"{gateway.url}/v1", "key": "sesame"}
+        assert_it_answers(gateway, client)
+
+
+def assert_it_answers(gateway: Live, open_webui: httpx.Client) -> None:
+    """An upload is embedded, and the passages for a question are ordered, by the gateway."""
+    before = [counted(gateway, route) for route in ("/v1/embeddings", "/v1/rerank")]
+    file = uploaded(open_webui)
     query = {"collection_name": f"file-{file}", "query": QUESTION, "k": 3, "k_reranker": 2}
     found = open_webui.post("/api/v1/retrieval/query/doc", json=query)
     assert found.status_code == 200, found.text
     assert "observatory" in texts(found.json())[0]
-    assert counted(gateway, "/v1/rerank") > 0
+    after = [counted(gateway, route) for route in ("/v1/embeddings", "/v1/rerank")]
+    assert all(now > then for now, then in zip(after, before)), (before, after)
     print(json.dumps(found.json(), indent=1))
 
 
