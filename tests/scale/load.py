@@ -49,7 +49,7 @@ SIZES = (
     Size("32 texts", 12, 32, "float"),
     Size("256 texts", 3, 256, "float"),
     Size("a full buffer", 4, 8, "base64", "full"),
-    Size("over the buffer", 6, 8, "base64", "over"),
+    Size("over the buffer", 8, 8, "base64", "over"),
 )
 Rows = Mapping[str, Vectors]
 """Each text and the row that it must get, of length 1."""

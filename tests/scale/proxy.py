@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -82,7 +83,7 @@ class Proxy:
         program = found()
         assert program is not None, "haproxy is not installed"
         self.port = free_port()
-        self._control = cwd / "h.sock"
+        self._control = cwd / f"{self.port}.sock"
         self.config = filled(template, (self.port, free_port()), servers, self._control)
         self._file = cwd / "haproxy.cfg"
         self._file.write_text(self.config)
@@ -96,11 +97,11 @@ class Proxy:
         command = [self._program, "-f", str(self._file), "-db"]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
         until = monotonic() + START_S
-        while not self._control.exists() and self._process.poll() is None and monotonic() < until:
+        while not self._answers():
+            if self._process.poll() is not None or monotonic() > until:
+                self.__exit__()
+                raise AssertionError(f"haproxy did not start:\n{self.log()}\n{self.config}")
             sleep(POLL_S)
-        if not self._control.exists():
-            self.__exit__()
-            raise AssertionError(f"haproxy did not start:\n{self.log()}\n{self.config}")
         self._thread.start()
         return self
 
@@ -111,6 +112,11 @@ class Proxy:
         self._process.terminate()
         self._process.wait(20)
         self._log.close()
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            return bool(self.ask("show stat"))
+        return False
 
     def log(self) -> str:
         return Path(self._log.name).read_text(errors="replace")

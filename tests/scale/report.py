@@ -116,7 +116,10 @@ def _counted(shots: Iterable[Shot]) -> dict[str, int]:
 
 def took(one: Scene) -> list[str]:
     """The named times: the median, and the range where there are several."""
-    return [f"{what} {table.ranged(spread(seconds))} s" for what, seconds in one.took_s.items()]
+    return [
+        f"{what} {table.ranged(spread(seconds)) if len(seconds) > 1 else table.number(seconds[0])} s"
+        for what, seconds in one.took_s.items()
+    ]
 
 
 def faults(found: Iterable[Scene]) -> list[str]:
