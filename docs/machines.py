@@ -22,6 +22,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import ceil, inf, sqrt
 from pathlib import Path
@@ -182,13 +183,13 @@ def told(one: Machine, plan: Plan, rate: float) -> str:
         f"one machine, {one.mix}: {one.most:.4g} requests/s at most, {one.tokens_per_s:.4g} tokens/s, "
         f"{one.tokens:.3g} tokens a request",
         *(f"  {at.rate:g}/s: p99 {at.p99_ms:.1f} ms (worst round {at.worst_ms:.1f})" for at in one.points),
-        f"wanted: {rate:.4g} requests/s; each machine may get {plan.per_machine:.4g}",
+        f"wanted: {rate:,.1f} requests/s; each machine may get {plan.per_machine:.1f}",
     ]
     where = ""
     if plan.regions > 1:
-        lines.append(f"{plan.regions} regions, each for {plan.region_rate:.4g} requests/s, so that one may be lost")
-        where = f" in each region, {plan.regions * plan.machines} in all"
-    lines.append(f"machines: {plan.machines}{where}")
+        lines.append(f"{plan.regions} regions, each for {plan.region_rate:,.1f} requests/s, so that one may be lost")
+        where = f" in each region, {plan.regions * plan.machines:,} in all"
+    lines.append(f"machines: {plan.machines:,}{where}")
     lines.append(f"expected p99: {plan.p99_ms:.1f} ms, with the spares gone {plan.without_ms:.1f} ms")
     return "\n".join(lines)
 
@@ -202,21 +203,43 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--peak", type=_positive, default=PEAK, help="(%(default)s)")
     parser.add_argument("--goal-ms", type=_positive, help="the latency goal; without it only the load counts")
     parser.add_argument("--mix", help="where the bench has several; the first that has rates")
+    parser.add_argument("--load", type=_share, default=LOAD, help="share of what a machine does at most (%(default)s)")
     parser.add_argument(
-        "--load", type=_positive, default=LOAD, help="share of what a machine does at most (%(default)s)"
+        "--spare", type=partial(_count, 0), default=SPARE, help="machines that may be gone (%(default)s)"
     )
-    parser.add_argument("--spare", type=int, default=SPARE, help="machines that may be gone (%(default)s)")
-    parser.add_argument("--regions", type=int, default=1, help="of which one may be gone (%(default)s)")
+    parser.add_argument("--regions", type=partial(_count, 1), default=1, help="of which one may be gone (%(default)s)")
     wish = parser.parse_args(argv)
     rate = wish.rate or wish.a_day / DAY_S * wish.peak
     try:
-        one = machine(json.loads(wish.report.read_text("utf-8")), wish.mix)
+        one = machine(_read(wish.report), wish.mix)
         found = plan(one, rate, wish.goal_ms, load=wish.load, spare=wish.spare, regions=wish.regions)
     except Unknown as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(told(one, found, rate) + "\n")
     return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unknown(f"{path} can't be read: {error}") from error
+    if not isinstance(found, dict) or not found.keys() >= {"errors", "rows"}:
+        raise Unknown(f"{path} is not what `vecgate bench --json` writes.")
+    return found
+
+
+def _count(least: int, text: str) -> int:
+    if int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is below {least}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return float(text)
 
 
 def _positive(text: str) -> float:

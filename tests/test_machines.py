@@ -101,7 +101,23 @@ def test_the_command_prints_machines_and_p99(tmp_path: Path, capsys: pytest.Capt
     path.write_text(json.dumps(PAIR["one"]))
     assert machines.main([str(path), "--a-day", "1e6", "--goal-ms", "1000"]) == 0
     told = capsys.readouterr().out
-    assert "wanted: 34.72 requests/s" in told
+    assert "wanted: 34.7 requests/s" in told
     assert "expected p99: " in told
     assert machines.main([str(path), "--rate", "100", "--goal-ms", "0.1"]) == 1
     assert "no number of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "can't be read"), ("[]", "is not what"), ("{", "can't be read")])
+def test_a_file_that_is_no_bench_is_named(
+    content: str | None, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bench.json"
+    (path if content else tmp_path / "another").write_text(content or "")
+    assert machines.main([str(path), "--rate", "1"]) == 1
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--rate", "0"], ["--rate", "1", "--load", "70"], ["--rate", "1", "--regions", "0"]])
+def test_a_number_that_makes_no_sense_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        machines.main(["bench.json", *wrong])
