@@ -141,6 +141,7 @@ def _started(settings: Settings) -> tuple[DeploymentHandle[Any], Status | None]:
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
+        _system_config={"worker_niceness": 0},  # not 15: they do the server's own work
     )
     signal.signal(signal.SIGTERM, _left)  # Ray has put its own there, which ends it without a word to its processes
     serve.start(proxy_location=ProxyLocation.Disabled, logging_config=QUIET)

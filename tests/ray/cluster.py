@@ -44,7 +44,7 @@ class Cluster:
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("serve")), "run", str(file)],
-                env=environment(RAY_USAGE_STATS_ENABLED="0"),
+                env=environment(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0"),
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -21,7 +21,7 @@ from tests import whole
 from tests.whole import Whole
 from vecgate import config, ray_serve
 
-WAIT_S = 180.0
+WAIT_S = 400.0
 """For what a busy machine takes its time for; nothing is judged by it."""
 EMBED = "/v1/embeddings"
 
