@@ -12,11 +12,12 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import ray
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
@@ -49,6 +50,7 @@ GONE = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, Repli
 """What a caller is told when whoever had its call is no more."""
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """A line for each trip would cost as much as the trip."""
+END_S = 3.0
 HEARTBEAT_S = 5.0
 RETRY_AFTER_S = 1
 
@@ -121,14 +123,28 @@ def running(settings: Settings) -> Iterator[Callable[[Metrics], RemoteEngine]]:
     build_engine(settings, aliases=settings.aliases).close()  # says what is wrong, and fetches what is missing, once
     log.info("Starting Ray and %d replicas, which takes about 15 s.", settings.replicas)
     _join_log()
-    try:
+    with _ray_of_our_own():
         try:
             handle, status = _started(settings)
         except (RayError, RuntimeError) as error:
             raise CommandError(f"Ray could not start the replicas: {error}") from error
         yield partial(_remote, settings, handle, status=status)
+
+
+@contextmanager
+def _ray_of_our_own() -> Iterator[None]:
+    """At the end of the block no process is left of those that began in it: of a Ray that was ended while it started, some
+    would stay for a minute (seen)."""
+    others = set(psutil.Process().children(recursive=True))
+    try:
+        yield
     finally:
+        begun = set(psutil.Process().children(recursive=True)) - others
         ray.shutdown()
+        _, left = psutil.wait_procs(begun, END_S)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _started(settings: Settings) -> tuple[DeploymentHandle[Any], Status | None]:

@@ -200,14 +200,14 @@ def test_errors_are_the_same(tmp_path: Path, kind: type[VecgateError], given: di
 
 def test_calls_that_wait_share_a_trip(tmp_path: Path) -> None:
     async def use() -> int:
-        pair = Pair(tmp_path, lanes=1)
+        pair = Pair(tmp_path)
         async with pair as (_, far):
             pair.remote._watch.cancel()  # type: ignore[union-attr]
             pair.replica.answers = 0
             await asyncio.gather(*(far.embed(CALL, None, [text]) for text in TEXTS * 5))
             return pair.replica.answers
 
-    assert run(use()) == 2
+    assert run(use()) == 3
 
 
 def test_a_replica_that_ends_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +379,7 @@ def test_what_waits_is_summed_over_the_replicas(tmp_path: Path) -> None:
         for _ in engines:
             await far.embed(CALL, None, ["cat"])
         assert len(far._fresh()) == 2
+        assert far._post.lanes == 3
         assert far.status().queue.items == 0
         assert far.wait_s(10) == 0.0
 

@@ -44,7 +44,7 @@ def test_an_end_while_it_starts_leaves_no_process(tmp_path: Path) -> None:
         time.sleep(1.0)
         started = below(server)
         server.process.terminate()
-        assert server.process.wait(stand.WAIT_S) == 128 + signal.SIGTERM
+        assert server.process.wait(stand.WAIT_S) in (signal.SIGTERM, 128 + signal.SIGTERM)  # Ray's own word, ours
     assert psutil.wait_procs(started, timeout=stand.WAIT_S)[1] == []
 
 

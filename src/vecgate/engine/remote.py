@@ -60,7 +60,8 @@ class Heard:
 
 
 class RemoteEngine:
-    """traits.Owned over `trip`. status: a replica's, where one was asked already. lanes: see merging.Post.
+    """traits.Owned over `trip`. status: a replica's, where one was asked already. lanes: see merging.Post; at the least, and
+    one more than there are replicas.
 
     aliases: the settings', as the replicas have them. on_batch: told of the replicas' batches, each once over all gateways.
     on_shed: told of each call that is refused because too much waits.
@@ -79,6 +80,7 @@ class RemoteEngine:
         self._trip = trip
         self._aliases = tuple(aliases)
         self._on_batch, self._on_shed = on_batch, on_shed
+        self._lanes = lanes
         self._post = Post(self._send, lanes)
         self._heard: dict[str, Heard] = {}
         self._last: Status | None = None
@@ -256,6 +258,7 @@ class RemoteEngine:
         now_s = monotonic()
         kept: Mapping[str, Heard] = {name: one for name, one in self._heard.items() if one.at_s > now_s - FRESH_S}
         self._heard = {**kept, reply.replica: Heard(now_s, reply.queue)}
+        self._post.lanes = max(self._lanes, len(self._heard) + 1)  # each has a trip, and one is on its way
         if reply.status is not None:
             self._note(reply.status)
         for report in reply.reports:
