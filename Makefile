@@ -1,6 +1,6 @@
 # GNU make 3.81 and BSD tools are enough. Every setting of the server comes from the environment: PORT=9001 make serve
 
-.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-deploy test-ray lint-workflows tuning
+.PHONY: help serve test test-browser test-n8n test-open-webui check record compat soak format model bench bench-peers cost clean test-scale test-deploy test-ray lint-workflows tuning test-wheel
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -117,3 +117,11 @@ test-ray: ## try engines and gateways in Ray's replicas, killed and scaled under
 	@.ci/install ray
 	@RAY_USAGE_STATS_ENABLED=0 .venv/bin/python -m pytest -o filterwarnings=default \
 		$(or $(ARGS),tests/ray/rows.py tests/ray/replicas.py tests/ray/command.py tests/ray/cluster.py)
+
+.compat/wheel/bin/uv:
+	python3 -m venv .compat/wheel
+	.compat/wheel/bin/pip install --quiet build==1.6.1 pipx==1.18.4 uv==0.13.9
+
+test-wheel: .compat/wheel/bin/uv ## install the built wheel by pip, run it by pipx and uvx, serve from it (minutes)
+	@.ci/install test
+	@WHEEL_TOOLS=$(abspath .compat/wheel/bin) .venv/bin/python -m pytest tests/wheel/installed.py $(ARGS)

@@ -39,6 +39,8 @@ OTHERS_FLAGS = {
     "--input",
     "--unix-socket",  # curl
     "--user",  # systemctl
+    "--from",  # uvx, pipx
+    "--spec",
 }
 """Of pip, curl and other programs that the pages name."""
 BASES = {"/v1", "/v1/", "/web/"}
