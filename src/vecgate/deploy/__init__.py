@@ -30,6 +30,8 @@ TEMPLATES = {
     "nginx": Template("nginx.conf", "nginx with TLS, at / and under a path, over one server or more"),
     "haproxy": Template("haproxy.cfg", "HAProxy over two servers, which sends again what one of them loses"),
     "ray": Template("ray.yaml", "Ray Serve's config file: gateways and engines on a cluster"),
+    "alerts": Template("alerts.yaml", "what of it to be woken for: Prometheus' alert rules"),
+    "grafana": Template("grafana.json", "a dashboard of calls, work and memory for Grafana"),
     "homebrew": Template("vecgate.rb", "Homebrew's formula, its addresses to be filled at a release"),
 }
 
