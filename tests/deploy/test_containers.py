@@ -185,10 +185,11 @@ def test_no_address_of_another_machine(name: str) -> None:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """Answers every GET with the server's `status`."""
+    """Answers as vecgate or Qdrant that is ready or not, by the server's `status`, and is well in all other respects."""
 
     def do_GET(self) -> None:
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        ready = self.path in ("/health/ready", "/readyz")
+        self.send_response(self.server.status if ready else 200)  # type: ignore[attr-defined]
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -227,8 +228,9 @@ def test_a_health_check_tells_ready_from_not(whose: str, scripted: ThreadingHTTP
 
 def test_a_server_is_healthy_whatever_proxy_the_environment_names(tmp_path: Path) -> None:
     model = small.folder(tmp_path / "model")
-    with Live(tmp_path, BACKEND="fake", MODEL_NAME=str(model)) as server:
+    with Live(tmp_path, BACKEND="fake", MODEL_NAME=str(model), ROOT_PATH="/below") as server:
         server.ready()
-        assert checked(containerfile.argv("HEALTHCHECK"), server.port, http_proxy="http://127.0.0.1:1") == 0
+        for argv in (containerfile.argv("HEALTHCHECK"), COMPOSE["services"]["vecgate"]["healthcheck"]["test"][1:]):
+            assert checked(argv, server.port, http_proxy="http://127.0.0.1:1") == 0
         asked = server.get("/health/ready", Host=f"10.244.1.7:{server.port}")
     assert (asked[0], json.loads(asked[2])["status"]) == (200, "ready")
