@@ -68,6 +68,7 @@ def test_they_follow_githubs_schema() -> None:
 def test_each_reads_only_and_is_alone(path: Path) -> None:
     document = read(path)
     assert document["permissions"] == {"contents": "read"}
+    assert document["defaults"] == {"run": {"shell": "bash"}}, "or a pipe's failure is nobody's"
     assert {"group", "cancel-in-progress"} == document["concurrency"].keys()
 
 
