@@ -1044,7 +1044,7 @@ def test_a_drain_waits_for_what_is_in_flight_and_refuses_what_is_new() -> None:
 
 def test_a_drain_ends_bodies_still_being_read() -> None:
     async def scene() -> None:
-        guard = guarded(Inner())
+        guard = guarded(Inner(), drain_read_s=0.01)
         stuck = Client(guard, length=100)
         task = stuck.start()
         stuck.part(b"x")
@@ -1054,6 +1054,22 @@ def test_a_drain_ends_bodies_still_being_read() -> None:
         assert stuck.headers["connection"] == "close"
         assert (guard.in_flight, guard.body_bytes) == (0, 0)
         await task
+
+    run(scene)
+
+
+def test_a_drain_answers_a_body_that_arrives_at_once() -> None:
+    async def scene() -> None:
+        guard = guarded(Inner(), drain_read_s=60)
+        client = Client(guard, length=2)
+        task = client.start()
+        client.part(b"x")
+        await turns()
+        drain = asyncio.create_task(guard.drain(60))
+        await turns()
+        client.part(b"y", more=False)
+        await asyncio.gather(task, drain)
+        assert client.status == 200
 
     run(scene)
 

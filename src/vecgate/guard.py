@@ -58,7 +58,8 @@ class Guard:
     may take `body_grace_s` plus its length over `body_bytes_per_s`, judged as it arrives, so that a silent sender is
     gone after the grace whatever length it announced. What is on its way of a refused body is read and thrown away
     after the answer, for `linger_s` at most: else granian closes the connection under a client that still writes, which
-    may then never see the answer (measured). local: see access.Hosts. root: the path that may stand before any other, taken
+    may then never see the answer (measured). At a drain a proxy can't send again a body that it has passed on in part, so those
+    that arrive within `drain_read_s` are answered. local: see access.Hosts. root: the path that may stand before any other, taken
     off. proxies: see access.Proxies. rate_limit, key_concurrency: of each key, in
     requests a minute and at once; what is public is not counted. waits_s: of work that goes before a body of so many bytes.
     watching: how many requests do no more than look on, which take nobody's room.
@@ -86,6 +87,7 @@ class Guard:
         body_grace_s: float = 10.0,
         body_bytes_per_s: int = 64 * 2**10,
         linger_s: float = 2.0,
+        drain_read_s: float = 1.0,
         share_s: float = SHARE_S,
         waits_s: Callable[[int], float] = lambda _: 0.0,
         watching: Callable[[], int] = lambda: 0,
@@ -104,6 +106,7 @@ class Guard:
         self.body_grace_s = body_grace_s
         self.body_bytes_per_s = body_bytes_per_s
         self.linger_s = linger_s
+        self.drain_read_s = drain_read_s
         self.waits_s = waits_s
         self.watching = watching
         self.retry_after_s = retry_after_s
@@ -136,12 +139,15 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what is new, end what is still being read, wait for the rest; what is left then answers 503."""
+        """Refuse what is new, wait for the rest, for bodies on their way `drain_read_s`; what is left then answers 503."""
         self.draining = True
+        read_s = min(self.drain_read_s, timeout_s)
+        if await self._empty(read_s):
+            return
         for flight in self._flights:
             if flight.reading:
                 flight.end("draining")
-        if not await self._empty(timeout_s):
+        if not await self._empty(timeout_s - read_s):
             for flight in self._flights:
                 flight.end("draining")
             await self._empty(ANSWER_S)
