@@ -70,7 +70,7 @@ LIMITED: tuple[Mapping[str, str], ...] = (
     {},
     {"VECGATE_MAX_IN_FLIGHT": "8"},
     {"VECGATE_KEY_CONCURRENCY": "8"},
-    {"REQUEST_TIMEOUT": "1"},
+    {"REQUEST_TIMEOUT": "2"},
 )
 CLIENTS = (1, 4, 16, 64)
 CALLS = (1, 8, 32, 128)
