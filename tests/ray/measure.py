@@ -1,7 +1,7 @@
 """What Ray costs: the same model in one process, in a replica beside its gateway, and behind Serve's own proxy.
 
-`python -m tests.ray.measure` on a quiet machine (8 minutes) writes the tables of docs/scaling.md; --seconds 1 --rounds 1 tries
-the way.
+`python -m tests.ray.measure --write` on a quiet machine (8 minutes) writes the tables of docs/scaling.md; without --write they
+are printed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     plan.MIXES.update({mix.name: mix for mix in map(plan.calls_of, SIZES)})
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -49,13 +50,15 @@ def main() -> None:
         here.mkdir()
         there.mkdir()
         local = stack.enter_context(Live(here)).ready()
-        options = Options(command="python -m tests.ray.measure", seconds=given.seconds, rounds=given.rounds)
+        options = Options(command="python -m tests.ray.measure --write", seconds=given.seconds, rounds=given.rounds)
         parts: list[str] = []
         with Live(there, VECGATE_ENGINE="ray", VECGATE_REPLICAS="1") as command:
             parts += _measured("`vecgate serve --engine ray --replicas 1`", options, local.url, command.ready().url)
         with Cluster.started(there, replicas=1, threads=os.cpu_count() or 1) as cluster:
             parts += _measured("Serve's proxy, two gateways, one engine", options, local.url, cluster.url)
-    between(DOCUMENT, "<!-- ray:begin -->", "<!-- ray:end -->", "\n\n".join(parts))
+    if given.write:
+        between(DOCUMENT, "<!-- ray:begin -->", "<!-- ray:end -->", "\n\n".join(parts))
+    print("\n\n".join(parts))
 
 
 def _measured(what: str, options: Options, *urls: str) -> Iterator[str]:
