@@ -8,20 +8,20 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from vecgate import __version__, flags
+from vecgate import __version__, flags, inout
 from vecgate.config import flags_of, load, warnings
 from vecgate.errors import CheckpointError, CommandError, ConfigError, VecgateError
 from vecgate.settings import SETTINGS, Settings
 
 if TYPE_CHECKING:
-    from vecgate import ask, shelf
+    from vecgate import shelf
     from vecgate.core import Status
     from vecgate.metrics import Metrics
     from vecgate.place import Place
@@ -223,11 +223,13 @@ def _child(settings: Settings) -> None:
 def _embed(arguments: argparse.Namespace) -> int:
     from vecgate import ask
 
-    settings, source = _settings(arguments), _source(arguments, arguments.texts, "to embed")
-    form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}, "jsonl")
+    settings, source = _settings(arguments), inout.source(arguments, arguments.texts, "to embed")
+    form, target = inout.target(
+        arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}, "jsonl"
+    )
     if form == "npy" and target is None and sys.stdout.isatty():
         raise ConfigError("The format npy is no text for a terminal: give -o OUT.npy, or send it into a pipe.")
-    _apart(source, target)
+    inout.apart(source, target)
     progress = arguments.progress
     if progress is None:
         vectors_on_screen = target is None and sys.stdout.isatty()
@@ -240,7 +242,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         dimensions=arguments.dimensions,
         normalize=arguments.normalize,
     )
-    with _opened(target) as out:
+    with inout.opened(target) as out:
         done = ask.Embedding(settings, source, wish, out, form).run(progress=progress)
     if done.cut:
         print(
@@ -254,16 +256,18 @@ def _embed(arguments: argparse.Namespace) -> int:
 def _rerank(arguments: argparse.Namespace) -> int:
     from vecgate import ask
 
-    settings, source = _settings(arguments), _source(arguments, arguments.documents, "to rank")
-    form, target = _target(arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}, "text")
-    _apart(source, target)
+    settings, source = _settings(arguments), inout.source(arguments, arguments.documents, "to rank")
+    form, target = inout.target(
+        arguments, {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}, "text"
+    )
+    inout.apart(source, target)
     model = _named(arguments, "cross_encoder_model") or _named(arguments)
     wish = ask.Wish(url=arguments.url, model=model, space=arguments.space)
     ranked, documents = ask.rerank(
         settings, arguments.query, source, wish, method=arguments.method, top_n=arguments.top_n
     )
     said = ask.written(arguments.query, ranked, documents, form, with_ids=source.form == "jsonl")
-    with _opened(target) as out:
+    with inout.opened(target) as out:
         if isinstance(out, Path):
             out.write_bytes(said)
         else:
@@ -279,76 +283,6 @@ def _named(arguments: argparse.Namespace, key: str = "model_name") -> str | None
     if len(names) > 1:
         raise ConfigError(f"vecgate {arguments.command} takes one model, and the flags name {' and '.join(names)}.")
     return names[0] if names and arguments.url else None
-
-
-def _source(arguments: argparse.Namespace, given: Sequence[str], purpose: str) -> ask.Source:
-    """The texts given, or the file or stream they name."""
-    from vecgate import ask, texts
-
-    fields, form, file = texts.Fields(arguments.text_field, arguments.id_field), arguments.input_format, arguments.file
-    if file is not None and given:
-        raise ConfigError(f"--file {file!a} stands beside texts: give one or the other.")
-    if file is None and len(given) == 1 and _is_file(given[0]):
-        file, given = given[0], ()
-    if file not in (None, "-"):
-        path = Path(file)
-        if path.is_dir() or not path.exists():
-            raise ConfigError(f"There is no file {file!a}: a text of that name can come by standard input.")
-        return ask.Source(file=path, form=form or texts.form_of(path), fields=fields)
-    if given and list(given) != ["-"]:
-        return ask.Source(given=tuple(given))
-    if not given and file is None and sys.stdin.isatty():
-        raise ConfigError(f"There is nothing {purpose}: give texts, a file, or - for standard input.")
-    return ask.Source(form=form or "txt", fields=fields)
-
-
-def _is_file(argument: str) -> bool:
-    """Whether a lone argument names a file; raises ConfigError where it may be meant to."""
-    from vecgate import texts
-
-    path = Path(argument)
-    if path.suffix.lower() in (*texts.ENDINGS, ".json"):
-        return True
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):  # a text too long for a name
-        return False
-    if there:
-        raise ConfigError(f"{argument!a} is a file: --file reads its lines; a text of that name can come by - instead.")
-    return False
-
-
-def _target(arguments: argparse.Namespace, endings: dict[str, Any], default: str) -> tuple[Any, Path | None]:
-    """The format and the file (None: standard output); raises ConfigError."""
-    if arguments.output in (None, "-"):
-        return arguments.format or default, None
-    target = Path(arguments.output)
-    form = arguments.format or endings.get(target.suffix.lower())
-    if form is None:
-        raise ConfigError(
-            f"-o {arguments.output!a} has no ending that says a format: --format, or {', '.join(endings)}."
-        )
-    if target.is_dir() or not target.parent.is_dir():
-        what = "is a folder" if target.is_dir() else "lies in a folder that does not exist"
-        raise ConfigError(f"-o {arguments.output!a} {what}: name a file in one that does.")
-    return form, target
-
-
-def _apart(source: ask.Source, target: Path | None) -> None:
-    if source.file and target and target.exists() and target.samefile(source.file):
-        raise ConfigError(f"-o {str(target)!a} is the input: name another file.")
-
-
-@contextmanager
-def _opened(target: Path | None) -> Iterator[Path | BinaryIO]:
-    """The path itself where a file can be taken up again, else what to write to (/dev/null, a pipe)."""
-    if target is None:
-        yield sys.stdout.buffer
-    elif target.exists() and not target.is_file():
-        with target.open("wb") as stream:
-            yield stream
-    else:
-        yield target
 
 
 # models and completion
