@@ -43,7 +43,7 @@ class Cluster:
         file.write_text(yaml.safe_dump(small(yaml.safe_load(read("ray")), port, replicas, threads)))
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("serve")), "run", str(file)],
+                [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(file)],
                 env=environment(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0"),
                 cwd=folder,
                 stdout=log,

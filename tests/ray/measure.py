@@ -53,12 +53,17 @@ def main() -> None:
         options = Options(command="python -m tests.ray.measure --write", seconds=given.seconds, rounds=given.rounds)
         parts: list[str] = []
         with Live(there, VECGATE_ENGINE="ray", VECGATE_REPLICAS="1") as command:
-            parts += _measured("`vecgate serve --engine ray --replicas 1`", options, local.url, command.ready().url)
+            parts += _told("`vecgate serve --engine ray --replicas 1`", options, local.url, command.ready().url)
         with Cluster.started(there, replicas=1, threads=os.cpu_count() or 1) as cluster:
-            parts += _measured("Serve's proxy, two gateways, one engine", options, local.url, cluster.url)
+            parts += _told("Serve's proxy, two gateways, one engine", options, local.url, cluster.url)
     if given.write:
         between(DOCUMENT, "<!-- ray:begin -->", "<!-- ray:end -->", "\n\n".join(parts))
-    print("\n\n".join(parts))
+
+
+def _told(what: str, options: Options, *urls: str) -> list[str]:
+    found = list(_measured(what, options, *urls))
+    print("\n\n".join(found), flush=True)
+    return found
 
 
 def _measured(what: str, options: Options, *urls: str) -> Iterator[str]:
