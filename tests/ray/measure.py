@@ -1,6 +1,6 @@
 """What Ray costs: the same model in one process, in a replica beside its gateway, and behind Serve's own proxy.
 
-`python -m tests.ray.measure --write` on a quiet machine (8 minutes) writes the tables of docs/scaling.md; without --write they
+`python -m tests.ray.measure --write` on a quiet machine (15 minutes) writes the tables of docs/scaling.md; without --write they
 are printed.
 """
 
