@@ -152,7 +152,7 @@ def spelled(action: argparse.Action) -> str:
 
 
 def told(action: argparse.Action) -> str:
-    return (action.help or "").replace("%%", "%")
+    return (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
 
 
 def headers(about: Mapping[str, str]) -> str:
