@@ -8,7 +8,7 @@ The model is one sentence: of c machines each gets requests as the measured one 
 deal better than that, so the p99 told is not below the true one for lack of luck. Between two measured rates it is
 interpolated, below the least it is the least's; above the highest that was kept up with nothing is known and nothing told. No
 formula of service times is assumed: batches, padding and the gateway's own work are in the measured points. Not in it: the
-proxy (below a millisecond), arrivals in bursts, texts of other lengths than the bench's, machines of another kind.
+proxy (milliseconds: docs/scaling.md), arrivals in bursts, texts of other lengths than the bench's, machines of another kind.
 
 A machine is loaded to `--load` of what it was seen to do at most, or less where the goal needs it; `--spare` machines are added.
 With `--regions` N, any one of them may be lost: each of them carries 1 / (N - 1) of the rate, and has its spares.
