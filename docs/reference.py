@@ -99,7 +99,8 @@ Names are in lower case; HTTP does not care."""
 
 def document() -> str:
     parts = [BEGIN, ROUTES, table(("Route", "Key in the body", "Protocol", "What it does"), routes()), COMMANDS]
-    parts += [part for name, parser in commands() for part in command(name, parser)]
+    said = purposes()
+    parts += [part for name, parser in commands() for part in command(name, said[name], parser)]
     parts += ["## Headers of requests", headers(SENT), RESPONSES, headers(HEADERS)]
     return "\n\n".join(parts) + "\n"
 
@@ -123,11 +124,24 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
         yield from ((f"{name} {action}", below) for action, below in flags.commands_of(parser).items())
 
 
-def command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+def purposes() -> dict[str, str]:
+    """What each command is for: in its own words, or in those of the command that it is part of."""
+    said: dict[str, str] = {}
+    for name, parser in commands():
+        said.setdefault(name, parser.description or "")
+        for action in parser._actions:
+            for part in action._get_subactions() if isinstance(action, argparse._SubParsersAction) else ():
+                text = part.help or ""
+                said[f"{name} {part.dest}"] = f"{text[:1].upper()}{text[1:]}."
+    return said
+
+
+def command(name: str, purpose: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     settings = next((group._group_actions for group in parser._action_groups if group.title == "settings"), [])
     shared = {"--help", "--debug", *(option for action in settings for option in action.option_strings)}
     own = [action for action in parser._actions if not shared & {*action.option_strings} and not action_of_many(action)]
     yield f"### vecgate {name}"
+    yield purpose
     if own:
         yield table(("Argument", "What it says"), ((spelled(action), told(action)) for action in own))
     names = [f"`{action.option_strings[0]}`" for action in settings]
