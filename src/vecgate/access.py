@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from secrets import token_hex
 from urllib.parse import quote
 
@@ -190,18 +190,27 @@ class Proxies:
     def _trusts(self, address: str | None) -> bool:
         if address is None:
             return self.unix
-        one = ip_address(address)
-        if isinstance(one, IPv6Address) and one.ipv4_mapped:  # as a socket of both kinds writes an IPv4 one
-            one = one.ipv4_mapped
-        return any(one in network for network in self.networks)
+        one = _ip(address)
+        return one is not None and any(one in network for network in self.networks)
 
 
 def _address(told: str) -> str | None:
     """One address of X-Forwarded-For, which some proxies write with a port."""
     for one in (told.strip(), host_name(told) or ""):
-        if _is_ip(one):
-            return str(ip_address(one))
+        if (found := _ip(one)) is not None:
+            return str(found)
     return None
+
+
+@lru_cache(maxsize=256)
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    """The address, None where it is none; an IPv4 one also where a socket of both kinds has written it. Without its zone,
+    which may hold anything and means something to the proxy only."""
+    bare = text.partition("%")[0]
+    if not _is_ip(bare):
+        return None
+    one = ip_address(bare)
+    return one.ipv4_mapped or one if isinstance(one, IPv6Address) else one
 
 
 @dataclass(frozen=True, slots=True)
