@@ -319,6 +319,7 @@ BLANKET = {
     "vecgate/cli.py": 1,  # a command's last line: one sentence instead of a traceback, which --debug shows
     "vecgate/engine/attempt.py": 1,  # around forward
     "vecgate/engine/batcher.py": 2,  # a job's error to its caller, the device thread's to all of them
+    "vecgate/engine/remote.py": 1,  # around a look at the replicas, which the next one may find well
     "vecgate/guard.py": 1,  # renders what nobody foresaw
 }
 

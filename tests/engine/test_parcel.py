@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from tests.protocols.stub import StubEngine
 from vecgate import errors
@@ -19,7 +20,7 @@ from vecgate.errors import ModelNotFound, VecgateError
 from vecgate.traits import Engine
 
 CALL = Call("id", 3.5, "a-space")
-ASKED = [
+ASKED: list[parcel.Asked] = [
     parcel.Embed(CALL, "m", ["a", [1, 2]], "query", 4, False, "start", 8, 16),
     parcel.Embed(Call("id"), None, ("a",), None, None, True, "end", None, None),
     parcel.Rerank(CALL, "m", "q", ["a", "b"], "similarity", 1, 7, "refuse", 16),
@@ -43,6 +44,18 @@ def test_a_call_arrives_as_it_left(asked: parcel.Asked) -> None:
     (arrived,) = unpack(Parcel, pack(Parcel((asked,)))).calls
     assert type(arrived) is type(asked)
     assert pack(arrived) == pack(asked)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_beyond_every_limit_travels_as_one(sign: int) -> None:
+    (arrived,) = unpack(
+        Parcel, pack(Parcel((parcel.fitting(structs.replace(ASKED[0], dimensions=sign * 10**30)),)))
+    ).calls
+    assert arrived == structs.replace(ASKED[0], dimensions=sign * (2**63 - 1))
+
+
+def test_a_call_that_fits_is_left_as_it_is() -> None:
+    assert all(parcel.fitting(asked) is asked for asked in ASKED)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

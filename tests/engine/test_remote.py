@@ -198,6 +198,17 @@ def test_errors_are_the_same(tmp_path: Path, kind: type[VecgateError], given: di
     assert (type(here), str(here), vars(here)) == (type(there), str(there), vars(there))
 
 
+def test_a_number_that_can_t_be_packed_is_its_own_call_s_error(tmp_path: Path) -> None:
+    async def use() -> list[Any]:
+        async with Pair(tmp_path) as (_, far):
+            calls = (far.embed(CALL, None, ["cat"], dimensions=width) for width in (4, 10**30, -(10**30)))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    fine, *refused = run(use())
+    assert fine.vectors.shape == (1, 4)
+    assert [type(one) for one in refused] == [InvalidRequest, InvalidRequest]
+
+
 def test_calls_that_wait_share_a_trip(tmp_path: Path) -> None:
     async def use() -> int:
         pair = Pair(tmp_path)
@@ -348,6 +359,30 @@ def test_without_news_of_any_replica_it_is_loading_again(monkeypatch: pytest.Mon
         return [*found, far.status().state]
 
     assert run(use()) == ["loading", "ready", "loading"]
+
+
+def test_a_look_that_nobody_foresaw_to_fail_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "LOOK_S", 0.001)
+    replica, broken = Replica(StubEngine()), iter([True])
+
+    async def trip(data: bytes) -> bytes:
+        if next(broken, False):
+            raise RuntimeError("a text")
+        return await replica.trip(data)
+
+    async def use() -> None:
+        far, ready = RemoteEngine(trip), asyncio.Event()
+        far.on_ready = ready.set
+        far.start()
+        await ready.wait()
+        far.close()
+
+    run(use())
+    assert [record.getMessage() for record in caplog.records] == [
+        "The replicas could not be asked how they are: RuntimeError."
+    ]
 
 
 def test_it_is_ready_once_and_draining_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

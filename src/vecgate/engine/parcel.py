@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ log = logging.getLogger("vecgate.engine")
 
 REPORTS = 1_000
 """Batches that a replica remembers until somebody asks; each takes some hundred bytes."""
+MOST = 2**63 - 1
+"""What msgpack's integers hold on either side of 0."""
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
@@ -109,6 +111,19 @@ class Decode(msgspec.Struct, frozen=True, tag=True):
 
 
 Asked = Embed | Rerank | Tokenize | Decode
+A = TypeVar("A", bound=Asked)
+
+
+def fitting(asked: A) -> A:
+    """The call with no number that can't be packed, which would fail all that travel with it; what is beyond every limit
+    stays beyond."""
+    numbers = ((name, getattr(asked, name)) for name in asked.__struct_fields__)
+    beyond = {
+        name: max(-MOST, min(MOST, number))
+        for name, number in numbers
+        if isinstance(number, int) and abs(number) > MOST
+    }
+    return msgspec.structs.replace(asked, **beyond) if beyond else asked
 
 
 class Parcel(msgspec.Struct, frozen=True):

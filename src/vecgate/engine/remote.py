@@ -6,8 +6,8 @@ Names are known here; tokenizers, batches and devices are there. Knows no transp
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -37,6 +37,8 @@ from vecgate.engine.model import prompt_of
 from vecgate.engine.names import Alias, Names
 from vecgate.engine.parcel import Asked, Failure, Parcel, Reply
 from vecgate.errors import DeadlineExceeded, NotReady, Overloaded, VecgateError
+
+log = logging.getLogger("vecgate.engine")
 
 Trip = Callable[[bytes], Awaitable[bytes]]
 """A packed Parcel to whichever replica is least busy, and its packed Reply; see parcel.Desk. Raises Lost where the replica
@@ -115,9 +117,13 @@ class RemoteEngine:
     async def _look(self) -> None:
         told = False
         while True:
-            with suppress(TimeoutError, Lost, VecgateError):
+            try:
                 async with asyncio.timeout(LOOK_LIMIT_S):
                     await self._exchange(Parcel(status=True))
+            except (TimeoutError, Lost, VecgateError):  # as calls are told, too
+                pass
+            except Exception as error:  # noqa: BLE001  the next look may find them well; without one, nobody ever would
+                log.warning("The replicas could not be asked how they are: %s.", type(error).__name__)
             if not told and self._last is not None and self._last.state == "ready":
                 told = True
                 self.on_ready()
@@ -229,6 +235,7 @@ class RemoteEngine:
     async def _ask(self, asked: Asked, size: int, call: Call | None = None) -> Any:
         """What the engine answers; raises as it did, and DeadlineExceeded where no answer comes in time. Calls share a
         trip with others of the same work for the same model, so that none waits for a slower one."""
+        asked = parcel.fitting(asked)
         kind: Hashable = type(asked), asked.model
         timeout_s = None if call is None else call.timeout_s
         due_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
