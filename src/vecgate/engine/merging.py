@@ -72,7 +72,7 @@ class Post:
         try:
             return await item.outcome
         finally:
-            if item.trip is not None and all(mate.outcome.done() for mate in item.mates):
+            if item.trip and not item.trip.done() and all(mate.outcome.done() for mate in item.mates):
                 item.trip.cancel()
 
     def close(self) -> None:
