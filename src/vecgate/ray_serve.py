@@ -14,13 +14,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 import ray
 from ray import serve
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -46,8 +54,8 @@ NOWHERE = Path(os.devnull)
 """The folder of a cluster's vecgate.toml and .env: there is none, its config file says it all."""
 ONGOING, QUEUED = 16, 256
 """Trips that a replica takes at once, and that each gateway lets wait for one; a trip is up to 128 calls, see merging.py."""
-GONE = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, ReplicaUnavailableError)
-"""What a caller is told when whoever had its call is no more."""
+GONE = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError, ReplicaUnavailableError)
+"""What a caller is told when whoever had its call is no more; by OutOfMemoryError, that Ray ended it for want of memory."""
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """A line for each trip would cost as much as the trip."""
 END_S = 3.0
@@ -180,11 +188,17 @@ def _join_log() -> None:
 
 def _here(settings: Settings, cores: int) -> serve.Application:
     """The replicas, with equal shares of this machine: Ray gives each as many threads as it has cores."""
-    share = {"num_cpus": max(1, cores // settings.replicas)}
+    share: dict[str, float] = {"num_cpus": max(1, cores // settings.replicas)}
     gpus = ray.cluster_resources().get("GPU", 0.0)
     if gpus:  # without a share Ray would hide them
-        share["num_gpus"] = min(1.0, gpus / settings.replicas)
+        share["num_gpus"] = gpu_share(gpus, settings.replicas)
     return ENGINE.options(num_replicas=settings.replicas, ray_actor_options=share).bind(settings)
+
+
+def gpu_share(gpus: float, replicas: int) -> float:
+    """Of one GPU, for each replica, so that all have a place: no replica's share lies on two GPUs, and Ray counts in
+    ten-thousandths."""
+    return 10_000 // ceil(replicas / gpus) / 10_000
 
 
 def _remote(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
 from tests.compat import servers
 from tests.compat.test_replay import CASES, hold
 from tests.ray import stand
 from tests.ray.stand import EMBED, Replicated
 from tests.whole import Whole
+from vecgate import ray_serve
+from vecgate.engine.merging import Lost
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,25 @@ def test_an_engine_that_is_killed_under_load_loses_nothing(app: Replicated) -> N
     assert set(found) == {200}
     stand.until(lambda: len(stand.processes("vecgate:Engine")) == 2)
     assert killed[0] not in {process.pid for process in stand.processes("vecgate:Engine")}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "share"),
+    [(1.0, 1, 1.0), (4.0, 2, 1.0), (1.0, 2, 0.5), (2.0, 3, 0.5), (2.0, 4, 0.5), (4.0, 10, 0.3333), (1.0, 6, 0.1666)],
+)
+def test_the_replicas_have_a_place_on_the_gpus(gpus: float, replicas: int, share: float) -> None:
+    assert ray_serve.gpu_share(gpus, replicas) == share
+    assert int(gpus) * int(1 / share) >= replicas
+
+
+@pytest.mark.parametrize("ended", [RayActorError(), OutOfMemoryError("the machine's memory was full")])
+def test_a_trip_whose_engine_was_ended_is_lost_and_so_made_again(ended: RayError) -> None:
+    class Deployment:
+        async def remote(self, _: bytes) -> bytes:
+            raise ended
+
+    with pytest.raises(Lost):
+        asyncio.run(ray_serve._trip(Deployment(), b""))
 
 
 def test_all_engines_killed_at_once_are_waited_for(app: Replicated) -> None:
