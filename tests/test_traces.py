@@ -35,8 +35,8 @@ class Traced(Whole):
         self.traces = Traces("1.2.3", [SimpleSpanProcessor(exporter or self.kept)])
 
     async def _start(self) -> None:
-        def build(settings: Any, lost_lines: Any) -> Any:
-            return composed.build(settings, lost_lines=lost_lines, traces=self.traces)
+        def build(settings: Any, **told: Any) -> Any:
+            return composed.build(settings, **told, traces=self.traces)
 
         with patch.object(whole, "build", build):
             await super()._start()

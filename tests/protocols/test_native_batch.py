@@ -188,7 +188,7 @@ def test_queries_without_passages_have_a_limit_too(headers: dict[str, str]) -> N
     ("body", "param", "words"),
     [
         ({"queries": []}, "queries", "queries is empty; give at least one query."),
-        ({}, None, "`queries`"),
+        ({}, "queries", "`queries`"),
         ({"queries": None}, "queries", "got `null`"),
         ({"queries": PETS}, "queries", "Expected `array`, got `object`"),
         ({"queries": ["q"]}, "queries[0]", "Expected `object`, got `str`"),
