@@ -24,6 +24,9 @@ READERS = (
         kinds.host,
         kinds.origin,
         kinds.key,
+        kinds.device,
+        kinds.network,
+        kinds.root_path,
     ),
     *(whole(0, 9).read, number("any", lambda value: value < 9, "N").read, one_of("a", "b").read, HOSTS.read),
 )
@@ -163,6 +166,20 @@ def test_star_counts_only_where_it_is_meant() -> None:
     assert HOSTS.read('["*"]') == ("*",)
     with pytest.raises(ValueError):
         list_of("hosts", kinds.host, "HOSTS").read("*")
+
+
+@pytest.mark.parametrize(
+    ("written", "network"),
+    [
+        ("10.0.0.1/32", "10.0.0.1"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("2001:db8::1/128", "2001:db8::1"),
+        ("Unix", "unix"),
+    ],
+)
+def test_a_network_of_one_address_is_that_address(written: str, network: str) -> None:
+    assert kinds.network(written) == network
 
 
 @pytest.mark.parametrize("written", ["", " ", "two words", "ключ", "a\tb", "a\x7f"])

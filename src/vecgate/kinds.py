@@ -118,7 +118,10 @@ def device(raw: Any) -> str:
 
 def network(raw: str) -> str:
     """An address, or a network as 10.0.0.0/8; `unix` is who comes over a Unix socket."""
-    return "unix" if raw.lower() == "unix" else str(ipaddress.ip_network(raw)).removesuffix("/32").removesuffix("/128")
+    if raw.lower() == "unix":
+        return "unix"
+    found = ipaddress.ip_network(raw)
+    return str(found.network_address if found.num_addresses == 1 else found)
 
 
 def root_path(raw: Any) -> str | None:
