@@ -400,6 +400,15 @@ def test_status_names_variables_that_are_wrong(desk: Desk) -> None:
     assert desk.said[1].startswith("settings  BACKEND in the environment is 'nonsense'; allowed")
 
 
+def test_a_key_that_systemd_would_leave_out_is_not_taken_for_one(desk: Desk, port: str) -> None:
+    environment = desk.user.folder / "env"
+    environment.parent.mkdir(parents=True)
+    environment.write_text(f"PORT={port}\n export VECGATE_API_KEY=sesame\n")
+    with pytest.raises(ConfigError, match="a line that begins with export, which systemd leaves out"):
+        desk.run("install")
+    assert desk.calls() == []
+
+
 @pytest.mark.parametrize(("content", "said"), [({}, "something else answers"), (None, "nothing answers")])
 def test_status_where_another_program_or_none_listens(
     desk: Desk, health: tuple[dict[str, str], int], content: dict[str, str] | None, said: str
