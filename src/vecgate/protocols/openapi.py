@@ -60,7 +60,7 @@ ANYWHERE: tuple[VecgateError, ...] = (
 )
 WITH_PARAMETERS: tuple[VecgateError, ...] = (
     NotFound("There is no such thing here."),
-    ModelNotFound("The model 'x' is not served here; served: all-MiniLM-L6-v2."),
+    ModelNotFound("The model 'x' does not exist here; these do: all-MiniLM-L6-v2."),
 )
 WITH_BODY: tuple[VecgateError, ...] = (
     InvalidRequest("Expected `int | null`, got `str` at 'batch_size'.", "batch_size"),
