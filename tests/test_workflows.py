@@ -81,6 +81,11 @@ def test_a_job_that_writes_is_known() -> None:
     assert found == WRITES
 
 
+def test_nothing_leaves_before_the_checks_have_passed() -> None:
+    release = read(ROOT / ".github" / "workflows" / "release.yml")["jobs"]
+    assert [name for file, name in WRITES if file == "release.yml" and "check" not in release[name]["needs"]] == []
+
+
 def test_no_job_runs_for_ever() -> None:
     assert [(file, name) for file, name, job in jobs() if "uses" not in job and "timeout-minutes" not in job] == []
 
@@ -124,6 +129,19 @@ def run(step: str, cwd: Path, **names: str) -> subprocess.CompletedProcess[str]:
     environ = {"PATH": path, "HOME": str(cwd), **names}
     command = ["bash", "-eo", "pipefail", "-c", script_of(step)]  # as GitHub does
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "made"),
+    [("1800", True), ("0", False), ("", False), ("$(touch x)", False), ("1\n2", False), ("1;x", False)],
+)
+def test_a_soak_lasts_a_number_of_seconds(seconds: str, made: bool, tmp_path: Path) -> None:
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\necho "make $*"\n')
+    make.chmod(0o755)
+    told = run("Soak", tmp_path, LASTS=seconds, PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert (told.returncode == 0, f"make soak SECONDS={seconds}\n" in told.stdout) == (made, made)
+    assert ("::error::" in told.stdout) != made
 
 
 @pytest.mark.parametrize(("tag", "status"), [("v{}", 0), ("{}", 1), ("v{}.1", 1), ("v0.0.0", 1)])
