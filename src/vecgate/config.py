@@ -119,14 +119,9 @@ def _dotenv(path: Path) -> dict[str, str | None]:
 
 
 def environment(path: Path) -> dict[str, str]:
-    """The variables of a file of NAME=value lines, read as `.env` is; raises ConfigError, where there is none too, and for
-    what systemd would read otherwise: a server must not be open because its key was left out."""
+    """The variables of a file of NAME=value lines, read as `.env` is; raises ConfigError, where there is none too."""
     if not path.is_file():
         raise ConfigError(f"There is no file of variables at {_plain(path)}.")
-    if re.search(r"^\s*export\s", _read(path) or "", re.MULTILINE):
-        raise ConfigError(
-            f"{_plain(path)} has a line that begins with export, which systemd leaves out; write NAME=value."
-        )
     return {name: value for name, value in _dotenv(path).items() if value is not None}
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from tests.live import command as vecgate
 from tests.live import environment, free_port
-from vecgate import flags
+from vecgate import config, flags
 from vecgate.errors import CommandError, ConfigError
 from vecgate.service import command
-from vecgate.service.job import Supervisor, User
+from vecgate.service.job import Job, Supervisor, User
 from vecgate.service.launchd import Launchd
 from vecgate.service.systemd import Systemd
 
@@ -400,15 +400,6 @@ def test_status_names_variables_that_are_wrong(desk: Desk) -> None:
     assert desk.said[1].startswith("settings  BACKEND in the environment is 'nonsense'; allowed")
 
 
-def test_a_key_that_systemd_would_leave_out_is_not_taken_for_one(desk: Desk, port: str) -> None:
-    environment = desk.user.folder / "env"
-    environment.parent.mkdir(parents=True)
-    environment.write_text(f"PORT={port}\n export VECGATE_API_KEY=sesame\n")
-    with pytest.raises(ConfigError, match="a line that begins with export, which systemd leaves out"):
-        desk.run("install")
-    assert desk.calls() == []
-
-
 @pytest.mark.parametrize(("content", "said"), [({}, "something else answers"), (None, "nothing answers")])
 def test_status_where_another_program_or_none_listens(
     desk: Desk, health: tuple[dict[str, str], int], content: dict[str, str] | None, said: str
@@ -454,21 +445,45 @@ def test_the_log_of_a_mac_is_shown(mac: Desk, port: str) -> None:
     assert mac.calls() == [f"tail -n 100 {log}"]
 
 
-# what launchd starts
+# what the supervisor starts
 
 
-def test_run_becomes_the_server_with_the_files_variables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log", [(), ("log",)])
+def test_run_becomes_the_server_with_the_files_variables(tmp_path: Path, log: tuple[str, ...]) -> None:
     (tmp_path / "env").write_text("# mine\nPORT='nine thousand'\n")
-    words = vecgate("service", "run", "env", "log", "--log-format=console")
+    words = vecgate("service", "run", "env", *log, "--log-format=console")
     done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("vecgate: PORT in the environment is 'nine thousand'; allowed")
 
 
-def test_run_without_the_file_does_not_open_the_server(tmp_path: Path) -> None:
-    done = subprocess.run(
-        vecgate("service", "run", "env", "log"), cwd=tmp_path, env=environment(), capture_output=True, text=True
+TOLD = """
+import json, os, sys
+print(json.dumps([os.getpid(), sys.argv[1:], {name: os.environ.get(name) for name in ("A", "B", "C", "VECGATE_API_KEY")}]))
+"""
+
+
+def test_the_server_is_the_same_process_and_gets_what_install_and_status_read(tmp_path: Path) -> None:
+    """Of values that systemd reads in its own way, or not at all; by a program that takes the server's place."""
+    (tmp_path / "other" / "vecgate").mkdir(parents=True)
+    (tmp_path / "other" / "vecgate" / "__main__.py").write_text(TOLD)
+    variables = tmp_path / "env"
+    variables.write_text(
+        f"PYTHONPATH={tmp_path}/other\nA=x # y\nB=c:\\d\\\nC='it is \"so\"'\n export VECGATE_API_KEY=sesame\n"
     )
+    (tmp_path / "cwd").mkdir()
+    job = Job(sys.executable, ("--port=9001",), tmp_path / "cwd", variables, 90)
+    with subprocess.Popen(job.command(), cwd=job.folder, env=environment(), stdout=subprocess.PIPE) as started:
+        number, words, found = json.loads(started.communicate()[0])
+    assert (number, words) == (started.pid, ["serve", "--port=9001"])
+    assert found == {"A": "x", "B": "c:\\d\\", "C": 'it is "so"', "VECGATE_API_KEY": "sesame"}
+    assert found.items() <= config.environment(variables).items()
+
+
+@pytest.mark.parametrize("log", [(), ("log",)])
+def test_run_without_the_file_does_not_open_the_server(tmp_path: Path, log: tuple[str, ...]) -> None:
+    words = vecgate("service", "run", "env", *log)
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert (done.returncode, "no file of variables" in done.stderr) == (2, True)
 
 

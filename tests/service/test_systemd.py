@@ -29,9 +29,8 @@ def job(folder: Path, flags: tuple[str, ...] = ODD) -> Job:
 def test_the_unit_restarts_what_fails_and_leaves_it_time() -> None:
     lines = systemd().written(job(Path("/home/ann/.config/vecgate"), ())).splitlines()
     assert {
-        f"ExecStart={sys.executable} -m vecgate serve",
+        f"ExecStart={sys.executable} -m vecgate service run /home/ann/.config/vecgate/env",
         "WorkingDirectory=/home/ann/.config/vecgate",
-        "EnvironmentFile=/home/ann/.config/vecgate/env",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "KillSignal=SIGTERM",
@@ -39,6 +38,7 @@ def test_the_unit_restarts_what_fails_and_leaves_it_time() -> None:
         "NoNewPrivileges=yes",
         "WantedBy=default.target",
     } <= set(lines)
+    assert not [line for line in lines if line.startswith("Environment")], "one reader of the variables"
 
 
 def test_flags_come_back_as_they_were() -> None:

@@ -35,9 +35,16 @@ def add_arguments(service: argparse.ArgumentParser, debug: Callable[[Any], None]
     )
     logs.add_argument("-f", "--follow", action="store_true", help="and those to come, until Ctrl-C")
     actions.add_parser("uninstall", help="stop it and remove it; its settings stay", allow_abbrev=False)
-    run = actions.add_parser("run", help="what launchd starts: FILE's variables, then serve", allow_abbrev=False)
-    run.add_argument("environment", metavar="FILE", help="one NAME=value a line")
-    run.add_argument("log", metavar="LOG", help="where its output goes; begun anew at a start that finds 50 MB in it")
+    run = actions.add_parser(
+        "run", help="what launchd and systemd start: FILE's variables, then serve", allow_abbrev=False
+    )
+    run.add_argument("environment", metavar="FILE", help="one NAME=value a line, read as .env is")
+    run.add_argument(
+        "log",
+        metavar="LOG",
+        nargs="?",
+        help="where its output goes already, if into a file; begun anew at a start that finds 50 MB in it",
+    )
     add_flags(run, FLAGS)
     for action in (install, logs, run, actions.choices["status"], actions.choices["uninstall"]):
         debug(action)

@@ -38,7 +38,7 @@ MOST_LOG_BYTES = 50 * 10**6
 CACHES = ("/archive-v0/", "/environments-v2/", "/builds-v0/", "/pipx/.cache/", "/.cache/pipx/")
 """Parts of the paths from which `uvx` and `pipx run` run what they remove again some day."""
 VARIABLES = """\
-# The variables of vecgate's service, each on a line of its own, with no comment behind it. After a change:
+# The variables of vecgate's service, each on a line of its own, read as .env is. After a change:
 #   {restart}
 # All settings: `vecgate serve --help`. What other libraries read counts too: HF_TOKEN, HTTPS_PROXY, OMP_NUM_THREADS.
 
@@ -187,9 +187,10 @@ def logs(arguments: argparse.Namespace, user: User) -> int:
 
 
 def become_server(arguments: argparse.Namespace, environ: Mapping[str, str]) -> NoReturn:
-    """Exchange this process for `vecgate serve` with the file's variables, for a supervisor that reads no such file."""
+    """Exchange this process for `vecgate serve` with the file's variables: its number and its signals stay the same."""
     variables = config.environment(Path(arguments.environment))
-    _begin_anew(Path(arguments.log))
+    if arguments.log is not None:
+        _begin_anew(Path(arguments.log))
     command = [sys.executable, "-m", "vecgate", "serve", *passed(arguments)]
     os.execve(sys.executable, command, {**environ, **variables})
 

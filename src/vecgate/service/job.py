@@ -10,6 +10,8 @@ from typing import Protocol
 
 from vecgate.errors import CommandError
 
+RUN = "run"
+"""`vecgate service run ENVIRONMENT [LOG] [FLAGS]`, which nobody else types."""
 LIMIT_S = 150.0
 """Of one call of launchctl or systemctl: more than a server may take to leave."""
 
@@ -42,6 +44,18 @@ class Job:
     folder: Path
     environment: Path
     stop_s: int
+
+    def command(self, log: Path | None = None) -> tuple[str, ...]:
+        """What the supervisor starts: it reads the file of variables, as a supervisor would read it in its own way or not
+        at all, and then becomes `vecgate serve`."""
+        logs = () if log is None else (str(log),)
+        return (self.python, "-m", "vecgate", "service", RUN, str(self.environment), *logs, *self.flags)
+
+
+def flags_in(command: Sequence[str]) -> tuple[str, ...]:
+    """The flags of a Job.command: each is one word, and whole paths are no flags."""
+    after = command[command.index(RUN) + 1 :] if RUN in command else ()
+    return tuple(word for word in after if word.startswith("--"))
 
 
 @dataclass(frozen=True, slots=True)

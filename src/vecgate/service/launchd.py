@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vecgate.errors import CommandError
-from vecgate.service.job import Job, State, User, asked
+from vecgate.service.job import Job, State, User, asked, flags_in
 
 LABEL = "local.vecgate"
-RUN = "run"
-"""`vecgate service run ENVIRONMENT LOG [FLAGS]`, which nobody else types."""
 IS_LEAVING, NOT_LOADED = 36, (3, 113)
 """launchctl's exit statuses: it is still ending; it knows no such job."""
 
@@ -34,11 +32,9 @@ class Launchd:
         return self.user.home / "Library" / "Logs" / "vecgate" / "vecgate.log"
 
     def written(self, job: Job) -> str:
-        """launchd reads no file of variables, so `vecgate service run` does, and then becomes `vecgate serve`."""
-        run = [job.python, "-m", "vecgate", "service", RUN, str(job.environment), str(self.log)]
         found = {
             "Label": LABEL,
-            "ProgramArguments": [*run, *job.flags],
+            "ProgramArguments": [*job.command(self.log)],
             "WorkingDirectory": str(job.folder),
             "ProcessType": "Interactive",  # or App Nap and its like give it less of the processor
             "RunAtLoad": True,
@@ -52,8 +48,7 @@ class Launchd:
         return plistlib.dumps(found, sort_keys=False).decode("utf-8")
 
     def flags(self, text: str) -> tuple[str, ...]:
-        words = plistlib.loads(text.encode()).get("ProgramArguments", [])
-        return tuple(words[words.index(RUN) + 3 :]) if RUN in words else ()
+        return flags_in(plistlib.loads(text.encode()).get("ProgramArguments", []))
 
     def check(self) -> None:
         if shutil.which("launchctl") is None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vecgate.errors import CommandError
-from vecgate.service.job import Job, State, User, asked
+from vecgate.service.job import Job, State, User, asked, flags_in
 
 NAME = "vecgate.service"
 RUNS = Path("/run/systemd/system")
 """There where systemd is what started the machine (sd_booted(3))."""
 NO_BUS = ("failed to connect to", "$dbus_session_bus_address", "xdg_runtime_dir")
 
-# RestartPreventExitStatus: 2 is a wrong setting, which trying again does not cure. The narrowing is what a user's systemd can
+# No EnvironmentFile: systemd reads quotes, backslashes and comments in another way than `.env` is read, and leaves out a line
+# with `export`, where a key may stand. RestartPreventExitStatus: 2 is a wrong setting, which trying again does not cure. The narrowing is what a user's systemd can
 # do without namespaces of its own; an unwritable or unexecutable memory would stop torch's and CUDA's compilers.
 UNIT = """\
 # Written by `vecgate service install`; `vecgate service uninstall` removes it.
@@ -28,7 +29,6 @@ Description=vecgate: embeddings and reranking
 Type=exec
 ExecStart={command}
 WorkingDirectory={folder}
-EnvironmentFile={environment}
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=2
@@ -68,16 +68,14 @@ class Systemd:
 
     def written(self, job: Job) -> str:
         return UNIT.format(
-            command=" ".join(map(quoted, (job.python, "-m", "vecgate", "serve", *job.flags))),
+            command=" ".join(map(quoted, job.command())),
             folder=_specifiers(job.folder),
-            environment=_specifiers(job.environment),
             stop_s=job.stop_s,
         )
 
     def flags(self, text: str) -> tuple[str, ...]:
         line = next((line for line in text.splitlines() if line.startswith(START)), START)
-        words = shlex.split(line.removeprefix(START).replace("$$", "$").replace("%%", "%"))
-        return tuple(words[words.index("serve") + 1 :]) if "serve" in words else ()
+        return flags_in(shlex.split(line.removeprefix(START).replace("$$", "$").replace("%%", "%")))
 
     def check(self) -> None:
         if shutil.which("systemctl") is None or not RUNS.exists():
