@@ -10,7 +10,7 @@ import pytest
 
 from vecgate.engine import merging
 from vecgate.engine.merging import ALONE, TOGETHER, TRIES, Lost, Post
-from vecgate.errors import BackendFailed, ModelNotFound, Overloaded
+from vecgate.errors import BackendFailed, ModelNotFound, NotReady, Overloaded
 
 T = TypeVar("T")
 
@@ -220,14 +220,68 @@ def test_the_queue_is_bounded() -> None:
     run(use())
 
 
-def test_the_end_of_the_post_ends_who_waits_for_a_trip() -> None:
+def test_the_end_of_the_post_ends_its_trips_and_tells_all_who_wait() -> None:
     async def use() -> None:
-        post = Post(Far(held=True).send)
+        far = Far(held=True)
+        post = Post(far.send, lanes=1)
+        tasks = await asking(post, [1, 2, 3]) + await asking(post, ["large"], size=ALONE)
+        post.close()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in found] == [NotReady] * 4
+        await turns()
+        assert (far.trips, far.ended, post.waiting) == ([[1], ["large"]], 2, 0)
+        assert (post._queues, post._under_way, post._trips) == ({}, {}, set())
+
+    run(use())
+
+
+def test_what_was_lost_is_not_sent_again_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use() -> None:
+        monkeypatch.setattr(merging, "FIRST_PAUSE_S", 0.01)
+        far = Far(losses=1)
+        post = Post(far.send)
         (task,) = await asking(post, [1])
         post.close()
-        await asyncio.wait([task])
-        assert task.cancelled()
+        with pytest.raises(NotReady, match="going down"):
+            await task
+        await asyncio.sleep(0.05)
+        assert far.trips == [[1]]
 
+    run(use())
+
+
+def test_nothing_starts_after_the_end() -> None:
+    async def use() -> None:
+        far = Far()
+        post = Post(far.send)
+        post.close()
+        for size in (1, ALONE):
+            with pytest.raises(NotReady, match="going down"):
+                await post.ask("a", 1, size)
+        assert far.trips == []
+
+    run(use())
+
+
+def test_a_trip_that_is_lost_by_the_end_itself_is_not_made_again() -> None:
+    async def send(_: Sequence[Any]) -> Sequence[Any]:
+        trips.append(1)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise Lost from None
+        raise AssertionError("nobody waits for so long")
+
+    async def use() -> None:
+        post = Post(send)
+        (task,) = await asking(post, [1])
+        post.close()
+        with pytest.raises(NotReady):
+            await task
+        await asyncio.sleep(0.01)
+        assert (trips, post._pausing) == ([1], set())
+
+    trips = list[int]()
     run(use())
 
 

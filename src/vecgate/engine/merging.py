@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from vecgate.errors import BackendFailed, Overloaded
+from vecgate.errors import BackendFailed, NotReady, Overloaded
 
 TOGETHER = 128
 """Most items of one trip."""
@@ -57,9 +57,14 @@ class Post:
     _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
     _under_way: Counter[Hashable] = field(default_factory=Counter)
     _trips: set[asyncio.Task[Sequence[Any]]] = field(default_factory=set)
+    _pausing: set[Item] = field(default_factory=set)
+    _closed: bool = False
 
     async def ask(self, kind: Hashable, content: Any, size: int) -> Any:
-        """What comes back for it. Cancelled, it leaves the queue; and its trip ends, once nobody waits for that."""
+        """What comes back for it. Cancelled, it leaves the queue; and its trip ends, once nobody waits for that. Raises
+        NotReady once the post is closed."""
+        if self._closed:
+            raise _going_down()
         item = Item(content, size, asyncio.get_running_loop().create_future())
         if size >= ALONE:
             self._start(None, [item])
@@ -76,7 +81,14 @@ class Post:
                 item.trip.cancel()
 
     def close(self) -> None:
-        """End every trip, and with it the waiting of those it was for."""
+        """End every trip and start no other; whoever waits, in the queue or between two trips too, is told."""
+        self._closed = True
+        left = [item for queue in self._queues.values() for item in queue]
+        self._queues.clear()
+        self.waiting = 0
+        for item in (*left, *self._pausing):
+            _settle(item, _going_down())
+        self._pausing.clear()
         for trip in self._trips:
             trip.cancel()
 
@@ -111,6 +123,8 @@ class Post:
             self._under_way[kind] -= 1
             self._next(kind)
         error = asyncio.CancelledError() if trip.cancelled() else trip.exception()
+        if self._closed and isinstance(error, asyncio.CancelledError | Lost):
+            error = _going_down()
         if isinstance(error, Lost):
             self._again(items)
             return
@@ -129,12 +143,18 @@ class Post:
             for item in left:
                 _settle(item, BackendFailed(told, lasting=True))
             return
+        self._pausing.update(left)
         for group in [left] if tries == 1 else [[item] for item in left]:
             asyncio.get_running_loop().call_later(FIRST_PAUSE_S * 2 ** (tries - 1), self._restart, group)
 
     def _restart(self, items: Sequence[Item]) -> None:
+        self._pausing.difference_update(items)
         if left := [item for item in items if not item.outcome.done()]:
             self._start(None, left)
+
+
+def _going_down() -> NotReady:
+    return NotReady("The server is going down; try again in a few seconds.")
 
 
 def _settle(item: Item, outcome: Any) -> None:
