@@ -673,6 +673,17 @@ def test_several_models_are_served_by_name_and_the_first_of_a_task_without_one(t
         assert 'vecgate_model_state{model="court",state="unloaded",task="rerank"} 0.0' in metrics
 
 
+@pytest.mark.parametrize(("root", "first"), [("", {"/health"}), ("/vecgate", {"/health", "/vecgate/health/"})])
+def test_a_probe_goes_before_a_burst_whether_a_proxy_leaves_the_prefix_or_not(
+    root: str, first: set[str], tmp_path: Path
+) -> None:
+    names = {"BACKEND": "fake", "MODEL_NAME": str(small.folder(tmp_path / "small")), "ROOT_PATH": root}
+    _, life = build(load({}, names, tmp_path))
+    asked = ("/health", "/vecgate/health/", "/v1/embeddings", "/vecgate/v1/embeddings")
+    assert {path for path in asked if life.is_first({"type": "http", "method": "GET", "path": path})} == first
+    assert not life.is_first({"type": "lifespan"})
+
+
 def test_who_waits_is_told_once_when_every_model_is_loaded(tmp_path: Path) -> None:
     told_of: list[Status] = []
     ready = threading.Event()

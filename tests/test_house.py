@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "ray_serve": {"app", "config", "engine", "guard", "logs", "metrics", "settings"} | GROUND,
     "app": {"", "access", "backends", "engine", "guard", "metrics", "protocols", "server", "settings", "traces"}
     | GROUND,
-    "server": {"access", "place", "turns"} | GROUND,
+    "server": {"place", "turns"} | GROUND,
     "place": GROUND,
     "keys": GROUND,
     "rates": GROUND,

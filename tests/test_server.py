@@ -124,14 +124,12 @@ def test_a_socket_that_was_taken_meanwhile_is_one_line_too(monkeypatch: pytest.M
 def test_every_request_passes_the_loop_that_begins_a_burst_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """granian hands each over with a watcher that has its scope: what Loop tells a probe from a burst by."""
     asked, die = list[str](), list[Callable[[], None]]()
-    is_probe = server._is_probe
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
 
     def noting(scope: dict[str, Any]) -> bool:
         asked.append(scope["path"])
-        return is_probe(scope)
+        return str(scope["path"]).startswith("/health")
 
-    monkeypatch.setattr(server, "_is_probe", noting)
     port = free_port()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -148,7 +146,7 @@ def test_every_request_passes_the_loop_that_begins_a_burst_in_parts(monkeypatch:
 
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(client)
-        life = server.Life(leaving=lambda: None, drain=nothing, on_death=die.append)
+        life = server.Life(leaving=lambda: None, drain=nothing, on_death=die.append, is_first=noting)
         assert server.run(app, life, Place("127.0.0.1", port), 1.0) == 1
         asking.result()
     assert set(asked) == {"/v1/embeddings", "/health/live"}

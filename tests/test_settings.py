@@ -467,7 +467,7 @@ def test_root_path(tmp_path: Path) -> None:
         pages = [app.get(path).status_code for path in ("/vecgate", "/vecgate/", "/vecgate/docs", "/vecgates/docs")]
         assert pages == [200, 200, 200, 404]
         assert app.get("/vecgate/docs/openapi.json").json()["servers"][0]["url"] == "/vecgate"
-    for own in ("/v1", "/embed", "/api"):
+    for own in ("/v1", "/embed", "/api", "/models", "/models/x", "/v1/models/x/y", "/openai/deployments/x", "/docs/x"):
         with pytest.raises(ConfigError, match=f"ROOT_PATH is {own}, where this server has paths of its own"):
             health(tmp_path, ROOT_PATH=own)
 

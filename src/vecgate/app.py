@@ -69,7 +69,7 @@ def build(
     def on_death(tell: Any) -> None:
         engine.on_death = tell
 
-    return guard, Life(leaving=leaving, drain=drain, on_death=on_death)
+    return guard, Life(leaving=leaving, drain=drain, on_death=on_death, is_first=guard.is_probe)
 
 
 def build_engine(
@@ -317,11 +317,21 @@ def _about(settings: Settings, engine: Engine) -> Mapping[str, Any]:
 
 def _check_root(root: str | None, table: Iterable[protocols.Route]) -> None:
     """Raises ConfigError where a path of the server's own begins like that: which is meant could not be told."""
-    own = [path for route in table for path in route.paths]
-    if root and any(path == root or path.startswith(f"{root}/") for path in own):
+    if root and any(_may_begin(path, root) for route in table for path in route.paths):
         raise ConfigError(
             f"ROOT_PATH is {root}, where this server has paths of its own; allowed: another, such as /vecgate."
         )
+
+
+def _may_begin(template: str, root: str) -> bool:
+    """Whether a path of this template can begin with the root: /models/{id:path} with /models/x."""
+    own, given = template.split("/"), root.split("/")
+    for segment, one in zip(own, given):
+        if segment.endswith(":path}"):
+            return True
+        if segment != one and not segment.startswith("{"):
+            return False
+    return len(given) <= len(own)
 
 
 def _retry_after_s(engine: Engine) -> int:

@@ -138,6 +138,13 @@ class Guard:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
 
+    def is_probe(self, scope: Scope) -> bool:
+        """Before it has begun, as whatever path it is asked for."""
+        return scope["type"] == "http" and access.is_probe(scope["method"], self._meant(scope["path"]))
+
+    def _meant(self, asked: str) -> str:
+        return access.canonical(access.below(self._root, asked) if self._root else asked)
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse what is new, wait for the rest, for bodies on their way `drain_read_s`; what is left then answers 503."""
         self.draining = True
@@ -183,7 +190,7 @@ class Guard:
 
     def _begin(self, scope: Scope, headers: access.Headers, send: Send) -> Flight:
         id_, asked, client = access.request_id(headers), scope["path"], scope.get("client")
-        path = access.canonical(access.below(self._root, asked) if self._root else asked)
+        path = self._meant(asked)
         peer = client[0] or None if client else None  # granian's is empty over a Unix socket
         return Flight(
             id=id_,

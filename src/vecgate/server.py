@@ -25,7 +25,6 @@ from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
-from vecgate.access import is_probe
 from vecgate.place import Place, check_unanswered, free_place
 from vecgate.turns import Loop
 
@@ -46,7 +45,7 @@ EXIT_MARGIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What the server asks of the app around its end.
+    """What the server asks of the app: which request goes before a burst, by its ASGI scope, and what its end needs.
 
     leaving: told at the first signal. drain: waits for the work in flight, at most the given seconds. on_death: takes
     a callback for the death of the device thread, called on whatever thread sees it.
@@ -55,6 +54,7 @@ class Life:
     leaving: Callable[[], None]
     drain: Callable[[float], Awaitable[None]]
     on_death: Callable[[Callable[[], None]], None]
+    is_first: Callable[[dict[str, Any]], bool] = lambda _: False
 
 
 class Listener(Server):
@@ -78,7 +78,7 @@ def run(app: Any, life: Life, place: Place, drain_timeout_s: float) -> int:
     """Serve until a signal or the device thread's death; the exit status (0 after a drain, 1 after a death)."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit()
-    with asyncio.Runner(loop_factory=partial(Loop, _is_probe)) as runner:
+    with asyncio.Runner(loop_factory=partial(Loop, life.is_first)) as runner:
         return runner.run(_serve(app, life, place, drain_timeout_s))
 
 
@@ -126,10 +126,6 @@ async def _serve(app: Any, life: Life, place: Place, drain_timeout_s: float) -> 
     abandoned.cancel()
     log.info("Left with status %d.", status)
     return status
-
-
-def _is_probe(scope: dict[str, Any]) -> bool:
-    return scope["type"] == "http" and is_probe(scope["method"], scope["path"])
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
