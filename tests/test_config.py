@@ -524,6 +524,12 @@ class TestOrder:
         assert folder.load(MAX_BATCH_SIZE="16").batch_size == 16
         assert folder.load(VECGATE_BODY_MEMORY="1MiB").body_limit_bytes == MIB
 
+    def test_one_gpu_of_several_is_not_named_where_ray_deals_them_out(self, folder: Folder) -> None:
+        message = folder.refusal({"device": "cuda:1"}, VECGATE_ENGINE="ray")
+        assert message.startswith("--device is 'cuda:1' and VECGATE_ENGINE in the environment is 'ray'")
+        for device, engine in (("cuda:1", "local"), ("cuda", "ray"), ("auto", "ray")):
+            assert folder.load(VECGATE_DEVICE=device, VECGATE_ENGINE=engine).device == device
+
     def test_a_value_over_the_bound_is_refused(self, folder: Folder) -> None:
         message = folder.refusal({"batch_size": "64"}, MAX_BATCH_SIZE="16")
         assert message == "--batch-size is '64'; allowed: at most 16, MAX_BATCH_SIZE in the environment."

@@ -54,6 +54,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
     values = {key: _value(_BY_KEY[key], given) for key, given in found.items()}
     for low, high in ORDERED:
         values[low] = _bounded(_BY_KEY[low], _BY_KEY[high], values, found)
+    _check_device(values, found)
     if values.get("api_key_file"):
         filed = _keys_of(cwd / values["api_key_file"], found["api_key_file"].place)
         values["api_key"] = tuple(dict.fromkeys((*values.get("api_key", ()), *filed)))
@@ -205,6 +206,16 @@ def _bounded(low: Setting, high: Setting, values: Mapping[str, Any], found: Mapp
         whose = found[high.key].place if high.key in found else f"the default of {high.name}"
         raise ConfigError(f"{given.place} is {_shown(given)}; allowed: at most {bound}, {whose}.")
     return value
+
+
+def _check_device(values: Mapping[str, Any], found: Mapping[str, Found]) -> None:
+    """Raises ConfigError where one GPU is named and Ray deals them out: in a replica the first is whichever it was given."""
+    device = values.get("device", "")
+    if values.get("engine") == "ray" and device.startswith("cuda:"):
+        raise ConfigError(
+            f"{found['device'].place} is {device!r} and {found['engine'].place} is 'ray', which gives each replica its GPU; "
+            "allowed: cuda, or VECGATE_ENGINE=local."
+        )
 
 
 def _refused(setting: Setting, given: Found) -> ConfigError:

@@ -119,7 +119,7 @@ GATEWAY = serve.deployment(serve.ingress()(Gateway), name="Gateway", num_replica
 def build(args: dict[str, Any]) -> serve.Application:
     """The application for a cluster's config file (import_path: vecgate.ray_serve:build), whose `args` are settings as in
     vecgate.toml. Raises ConfigError."""
-    settings = load(args, {}, NOWHERE)
+    settings = load({**args, "engine": "ray"}, {}, NOWHERE)
     gateway = GATEWAY.options(max_ongoing_requests=settings.max_in_flight)
     return gateway.bind(settings, ENGINE.options(num_replicas=settings.replicas).bind(settings))
 
