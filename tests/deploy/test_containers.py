@@ -226,6 +226,15 @@ def test_a_health_check_tells_ready_from_not(whose: str, scripted: ThreadingHTTP
     assert [bool(status) for status in found] == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    "argv", [containerfile.argv("HEALTHCHECK"), COMPOSE["services"]["vecgate"]["healthcheck"]["test"][1:]]
+)
+def test_a_health_check_asks_at_the_port_that_wins(argv: list[str], scripted: ThreadingHTTPServer) -> None:
+    scripted.status = 200  # type: ignore[attr-defined]
+    assert checked(argv, 1, VECGATE_PORT=str(scripted.server_port)) == 0
+    assert checked(argv, scripted.server_port, VECGATE_PORT="") == 0, "an empty one is not set"
+
+
 def test_a_server_is_healthy_whatever_proxy_the_environment_names(tmp_path: Path) -> None:
     model = small.folder(tmp_path / "model")
     with Live(tmp_path, BACKEND="fake", MODEL_NAME=str(model), ROOT_PATH="/below") as server:
