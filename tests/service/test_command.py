@@ -466,6 +466,7 @@ print(json.dumps([os.getpid(), sys.argv[1:], {name: os.environ.get(name) for nam
 def test_the_server_is_the_same_process_and_gets_what_install_and_status_read(tmp_path: Path) -> None:
     """Of values that systemd reads in its own way, or not at all; by a program that takes the server's place."""
     (tmp_path / "other" / "vecgate").mkdir(parents=True)
+    (tmp_path / "other" / "vecgate" / "__init__.py").touch()  # or an installed vecgate goes before it
     (tmp_path / "other" / "vecgate" / "__main__.py").write_text(TOLD)
     variables = tmp_path / "env"
     variables.write_text(
