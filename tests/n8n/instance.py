@@ -48,6 +48,9 @@ def install() -> None:
 
 def _npm(*told: str) -> None:
     environment = os.environ | {"PATH": nodejs.path(), "npm_config_nodedir": str(nodejs.INSIDE)}
+    environment.pop(
+        "LD_PRELOAD", None
+    )  # with OpenBLAS before it, Node warns of threads, which node-gyp takes for a failure
     subprocess.run([*nodejs.NPM, *told], cwd=FOLDER, env=environment, check=True)
 
 
