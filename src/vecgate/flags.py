@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from vecgate import __version__
+from vecgate.amounts import count, each, names, positive, seconds
 from vecgate.config import add_flags, unknown_flag
 from vecgate.deploy import TEMPLATES
 from vecgate.errors import ConfigError
 from vecgate.examples import ABOUT, EXAMPLES
 from vecgate.service.arguments import add_arguments
 from vecgate.settings import SETTINGS
-
-N = TypeVar("N", int, float)
 
 MODEL_FLAGS = frozenset(
     "backend device model_name mlx_model_path dtype batch_size max_batch_size batch_tokens device_memory_fraction truncate "
@@ -99,7 +98,7 @@ def _embed(embed: Parser) -> None:
         "--format", choices=("json", "jsonl", "npy"), help="default: by OUT's ending, else jsonl; npy is float32"
     )
     embed.add_argument("--role", metavar="NAME", help="query, document, or another prompt of the model's")
-    embed.add_argument("--dimensions", metavar="N", type=_count, help="keep the first N numbers, then renormalise")
+    embed.add_argument("--dimensions", metavar="N", type=count, help="keep the first N numbers, then renormalise")
     embed.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
@@ -125,7 +124,7 @@ def _rerank(rerank: Parser) -> None:
         "--format", choices=("text", "json", "jsonl"), help="default: by OUT's ending, else text: score, id, document"
     )
     rerank.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    rerank.add_argument("--top-n", metavar="N", type=_count, help="how many to show (default: all)")
+    rerank.add_argument("--top-n", metavar="N", type=count, help="how many to show (default: all)")
     rerank.add_argument(
         "--method",
         choices=("auto", "similarity", "cross-encoder", "bi+cross-encoder"),
@@ -217,20 +216,20 @@ def _bench(bench: Parser) -> None:
     bench.add_argument(
         "--mix",
         metavar="NAMES",
-        type=_names(*MIXES),
+        type=names(*MIXES),
         default=("queries", "mixed"),
         help="queries (8-30 tokens), chunks (100-256), mixed (60 %% queries), batch (32 mixed texts a call), rerank (one "
         "query, 50 chunks), or none; several with commas (default: queries,mixed)",
     )
     bench.add_argument(
-        "--concurrency", metavar="N,...", type=_each(_count), default=(1, 8, 64), help="clients (default: 1,8,64)"
+        "--concurrency", metavar="N,...", type=each(count), default=(1, 8, 64), help="clients (default: 1,8,64)"
     )
     bench.add_argument(
-        "--rate", metavar="R,...", type=_each(_positive), default=(), help="also requests a second at random (Poisson)"
+        "--rate", metavar="R,...", type=each(positive), default=(), help="also requests a second at random (Poisson)"
     )
-    bench.add_argument("--seconds", metavar="S", type=_positive, default=5.0, help="a window's length (default: 5)")
-    bench.add_argument("--warm-up", metavar="S", type=_seconds, default=2.0, help="of the load before it (default: 2)")
-    bench.add_argument("--rounds", metavar="N", type=_count, default=3, help="windows of each load (default: 3)")
+    bench.add_argument("--seconds", metavar="S", type=positive, default=5.0, help="a window's length (default: 5)")
+    bench.add_argument("--warm-up", metavar="S", type=seconds, default=2.0, help="of the load before it (default: 2)")
+    bench.add_argument("--rounds", metavar="N", type=count, default=3, help="windows of each load (default: 3)")
     bench.add_argument("--seed", metavar="N", type=int, default=0, help="of texts, order and arrivals (default: 0)")
     bench.add_argument("--encoding", choices=("base64", "float"), default="base64", help="of rows (default: base64)")
     bench.add_argument("--name", metavar="NAME", help="the embedding model's at the server (default: its first)")
@@ -238,15 +237,15 @@ def _bench(bench: Parser) -> None:
     bench.add_argument(
         "--bulk", action="store_true", help="also: one client embeds thousands of chunks, another asks single queries"
     )
-    bench.add_argument("--bulk-texts", metavar="N", type=_count, default=10_000, help="chunks (default: 10000)")
+    bench.add_argument("--bulk-texts", metavar="N", type=count, default=10_000, help="chunks (default: 10000)")
     bench.add_argument(
-        "--bulk-calls", metavar="N,...", type=_each(_count), default=(32,), help="chunks a call (default: 32)"
+        "--bulk-calls", metavar="N,...", type=each(count), default=(32,), help="chunks a call (default: 32)"
     )
-    bench.add_argument("--bulk-in-flight", metavar="N", type=_count, default=8, help="calls at once (default: 8)")
+    bench.add_argument("--bulk-in-flight", metavar="N", type=count, default=8, help="calls at once (default: 8)")
     bench.add_argument(
         "--sweep",
         metavar="WHAT",
-        type=_names(*SWEEPS, every=True),
+        type=names(*SWEEPS, every=True),
         default=(),
         help=f"also texts/s over {', '.join(SWEEPS)}, or all of them",
     )
@@ -295,7 +294,7 @@ def _connect(connect: Parser) -> None:
         help="the reranker's (default: its first), an embedding model's to rank by similarity, or none to leave reranking as it is",
     )
     connect.add_argument(
-        "--batch-size", metavar="N", type=_count, help="texts in a request (default: as it is, 1 at first)"
+        "--batch-size", metavar="N", type=count, help="texts in a request (default: as it is, 1 at first)"
     )
     connect.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
@@ -311,49 +310,6 @@ def _deploy(deploy: Parser) -> None:
     deploy.add_argument(
         "-o", "--output", metavar="OUT", help="a new file, or a folder to put it in (default: standard output)"
     )
-
-
-def _names(*known: str, every: bool = False) -> Callable[[str], tuple[str, ...]]:
-    """Some of them, separated by commas; `every`: "all" stands for all of them, else "none" for none."""
-
-    def read(text: str) -> tuple[str, ...]:
-        if text == ("all" if every else "none"):
-            return known if every else ()
-        found = tuple(text.split(","))
-        if len(set(found)) < len(found) or not set(found) <= set(known):
-            allowed = f"{', '.join(known)}, each once, or {'all' if every else 'none'}"
-            raise argparse.ArgumentTypeError(f"{text[:80]!a} is not known; allowed: {allowed}")
-        return found
-
-    return read
-
-
-def _each(one: Callable[[str], N]) -> Callable[[str], tuple[N, ...]]:
-    """Numbers separated by commas."""
-    return lambda text: tuple(one(part) for part in text.split(","))
-
-
-def _positive(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text[:40]!a} is not over 0")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no number from 0 to 86400")
-    return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**31 and len(text) < 11):
-        raise argparse.ArgumentTypeError(f"{text[:40]!a} is no whole number from 1 to 2147483647")
-    return int(text)
 
 
 # what argparse leaves to be done
