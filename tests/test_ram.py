@@ -90,14 +90,35 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace())
     ram.give_back()
-    ram.map_large_blocks()
+    ram.keep_large_blocks()
 
 
-def test_large_blocks_are_mapped_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[int, int] = {}
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=told.__setitem__))
-    ram.map_large_blocks()
-    assert told == {ram.M_MMAP_THRESHOLD: 256 * 1024, ram.M_TRIM_THRESHOLD: 64 * 2**20}
+@pytest.mark.parametrize(("takes", "told"), [(2**30, [2**30]), (2**25, [2**30, 2**25])])
+def test_blocks_of_any_size_are_kept_as_far_as_the_c_library_lets_them(
+    takes: int, told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[int, list[int]] = {}
+
+    def mallopt(what: int, value: int) -> int:
+        asked.setdefault(what, []).append(value)
+        return int(what != ram.M_MMAP_THRESHOLD or value <= takes)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(mallopt=mallopt))
+    ram.keep_large_blocks()
+    assert asked == {ram.M_TRIM_THRESHOLD: [2**30], ram.M_MMAP_THRESHOLD: told}
+
+
+def test_what_came_since_the_last_trim_counts_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rss: list[int] = [500]
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=rss[0])))
+    resident = ram.Resident()
+    seen = []
+    for now in (500, 700, 450, 470):
+        rss[0] = now
+        seen.append(resident.held())
+    resident.trim()
+    assert seen == [(500, 0), (500, 200), (450, 0), (450, 20)]
+    assert resident.held() == (470, 0)
 
 
 @pytest.fixture

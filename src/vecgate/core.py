@@ -153,11 +153,15 @@ class BackendCard:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Device memory in bytes: held by arrays, kept for reuse, and the bound (None: unknown or none)."""
+    """Device memory in bytes: held by arrays, kept for reuse, and the bound (None: unknown or none).
+
+    enough_bytes: how much is worth keeping for reuse while there is work (None: whatever the bound allows).
+    """
 
     active_bytes: int
     cache_bytes: int = 0
     limit_bytes: int | None = None
+    enough_bytes: int | None = None
 
 
 class Applied(msgspec.Struct, frozen=True):

@@ -530,3 +530,32 @@ def test_device_memory_is_read_between_batches(bench: Bench, monkeypatch: pytest
     bench.batcher.run(lambda: None).result(10)
     assert bench.batcher.memory == Memory(95, 4, 100)
     assert bench.script.trims == 1
+
+
+def test_more_kept_for_reuse_than_is_worth_keeping_is_given_back_while_there_is_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecgate.engine.batcher.MEMORY_EVERY_S", 0.0)
+    for cache, trims in ((30, 0), (31, 1)):
+        monkeypatch.setattr(bench.backend, "memory", lambda cache=cache: Memory(10, cache, 100, enough_bytes=30))
+        asyncio.run(bench.batcher.submit("m", [row(1)]))
+        bench.batcher.run(lambda: None).result(10)
+        assert bench.script.trims == trims
+
+
+def test_a_device_with_nothing_to_do_gives_back_what_it_keeps_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecgate.engine.batcher.IDLE_S", 0.01)
+    trimmed, trim = threading.Semaphore(0), bench.backend.trim
+
+    def told() -> None:
+        trim()
+        trimmed.release()
+
+    monkeypatch.setattr(bench.backend, "trim", told)
+    for _ in range(2):
+        asyncio.run(bench.batcher.submit("m", [row(1)]))
+        assert trimmed.acquire(timeout=10)
+        assert not trimmed.acquire(timeout=0.1)
+    assert bench.script.trims == 2

@@ -37,6 +37,8 @@ MEMORY_EVERY_S = 1.0
 """How often the device's memory is read, between two batches."""
 TRIM_OVER = 0.9
 """Cached device memory is given back once it and what is in use exceed this share of the bound."""
+IDLE_S = 10.0
+"""And once the device has had nothing to do for so long."""
 
 
 class Batcher:
@@ -54,6 +56,7 @@ class Batcher:
         self._running: list[Item] = []
         self.memory: Memory | None = None
         self._memory_read_s = 0.0
+        self._untrimmed = False
         self.on_death: Callable[[BaseException], None] = lambda error: None
         self._thread = threading.Thread(target=self._live, name="vecgate-device", daemon=True)
 
@@ -203,7 +206,8 @@ class Batcher:
     def _step(self) -> bool:
         with self._wake:
             while not (self._closed or self._jobs or any(lane.calls for lane in self._lanes.values())):
-                self._wake.wait()
+                if not self._wake.wait(IDLE_S if self._untrimmed else None):
+                    self._jobs.append((Future(), self._rest))
             if self._closed and not self._jobs:
                 return False
             job = self._jobs.popleft() if self._jobs else None
@@ -258,13 +262,20 @@ class Batcher:
                 lane.recover(items)
 
     def _watch_memory(self, backend: Backend) -> None:
+        self._untrimmed = True
         if monotonic() - self._memory_read_s < MEMORY_EVERY_S:
             return
         self.memory = memory = backend.memory()
         self._memory_read_s = monotonic()
-        held = memory.active_bytes + memory.cache_bytes
-        if memory.cache_bytes and memory.limit_bytes and held > TRIM_OVER * memory.limit_bytes:
+        if _keeps_too_much(memory):
             backend.trim()
+
+    def _rest(self) -> None:
+        """Nothing has come for a while: what is kept for reuse goes back."""
+        self._untrimmed = False
+        for lane in self._lanes.values():
+            lane.backend.trim()
+            self.memory = lane.backend.memory()
 
     def _report(self, lane: Lane, items: list[Item], attempt: Attempt, started_s: float, took_s: float) -> None:
         outcomes = attempt.outcomes.values()
@@ -312,6 +323,13 @@ class Batcher:
         for loop, waiting in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, waiting, error)
+
+
+def _keeps_too_much(memory: Memory) -> bool:
+    held = memory.active_bytes + memory.cache_bytes
+    over = memory.limit_bytes is not None and held > TRIM_OVER * memory.limit_bytes
+    more = memory.enough_bytes is not None and memory.cache_bytes > memory.enough_bytes
+    return memory.cache_bytes > 0 and (over or more)
 
 
 def _do(future: Future[T], job: Callable[[], T]) -> None:

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-import psutil
 import torch
 
 from vecgate.errors import ConfigError
-from vecgate.ram import map_large_blocks, usable_bytes
+from vecgate.ram import Resident, keep_large_blocks, usable_bytes
 
 NAME = re.compile(r"(?P<kind>auto|cpu|gpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
@@ -25,7 +24,8 @@ class Device:
 
     packs: whether rows stand side by side without padding, where the family can. lengths: else, the longest row -> the
     lengths rows are padded to. row_counts: the batch heights to pad to (None: any).
-    held: -> (bytes held by arrays, bytes kept for reuse).
+    held: -> (bytes held by arrays, bytes kept for reuse). spares: whether more is kept than the next batch needs, so that
+    somebody has to trim while there is work, too.
     """
 
     place: torch.device
@@ -39,12 +39,13 @@ class Device:
     trim: Callable[[], None]
     packs: bool = False
     row_counts: tuple[int, ...] | None = None
+    spares: bool = False
 
 
 def cpu(fraction: float) -> Device:
     """torch can't bound what a CPU process takes, so the bound is kept by refusing the load."""
-    map_large_blocks()
-    process, total = psutil.Process(), usable_bytes()
+    keep_large_blocks()
+    resident, total = Resident(), usable_bytes()
     return Device(
         place=torch.device("cpu"),
         label="cpu",
@@ -53,9 +54,10 @@ def cpu(fraction: float) -> Device:
         bfloat16=True,
         batch_tokens=2048,
         lengths=eights,
-        held=lambda: (process.memory_info().rss, 0),
-        trim=lambda: None,
+        held=resident.held,
+        trim=resident.trim,
         packs=True,
+        spares=True,
     )
 
 
