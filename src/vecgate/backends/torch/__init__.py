@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from vecgate.backends.torch import devices, families, packed, room, weights
+from vecgate.backends.torch import devices, families, packed, prepacked, room, weights
 from vecgate.backends.torch.devices import Device
 from vecgate.backends.torch.families import Architecture
 from vecgate.backends.torch.packed import Layout
@@ -25,6 +25,8 @@ from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 log = logging.getLogger("vecgate.torch")
 
 M = TypeVar("M", bound=torch.nn.Module)
+SPARE_BYTES = 64 * 2**20
+"""Kept for reuse beside a full batch's memory where that is bounded: what grows into it costs the next trim less often."""
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 """How CUDA, MPS and the CPU allocator say in a RuntimeError that there is no room."""
 
@@ -52,9 +54,12 @@ def load(
     model = weights.read_model(checkpoint, found, compute)
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
-        return TorchBackend(checkpoint, where, _on(where, model), _on(where, after), fits, found)
+        model, after = _on(where, model), _on(where, after)
     except RuntimeError as error:
         raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
+    if prepacked.can(where.place, compute):
+        prepacked.prepack(model)
+    return TorchBackend(checkpoint, where, model, after, fits, found)
 
 
 def _warn_of_slowness(compute: torch.dtype) -> None:
@@ -111,6 +116,9 @@ class TorchBackend:
             weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
             tries_budgets=True,
         )
+        fullest = room.batch_bytes(found, batch_tokens, min(batch_tokens, self._longest), model.dtype)
+        self._enough_bytes = fullest + SPARE_BYTES if device.spares else None
+        device.trim()  # what the load left
 
     def forward(self, batch: Batch) -> Vectors:
         model = self._model
@@ -130,7 +138,7 @@ class TorchBackend:
 
     def memory(self) -> Memory:
         active, cache = self._device.held()
-        return Memory(active, cache, self._device.limit_bytes)
+        return Memory(active, cache, self._device.limit_bytes, self._enough_bytes)
 
     def trim(self) -> None:
         self._device.trim()

@@ -1,0 +1,83 @@
+"""Weights laid out for oneDNN: the same products, where nothing but the linear layer itself needs the weight."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import weakref
+
+import pytest
+import torch
+
+from vecgate.backends.torch import prepacked
+from vecgate.backends.torch.prepacked import Prepacked, prepack
+
+needs_onednn = pytest.mark.skipif(
+    not prepacked.can(torch.device("cpu"), torch.float32), reason="no x86-64, or torch without oneDNN"
+)
+
+
+class Special(torch.nn.Linear):
+    """Computes what it likes."""
+
+
+class Deep(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(7, 12)
+        self.inner = torch.nn.Sequential(torch.nn.Linear(12, 20), torch.nn.Linear(20, 12, bias=False))
+        self.tied = torch.nn.Linear(12, 7)
+        self.tied.weight = self.table.weight
+        self.special = Special(12, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.tied(self.special(self.inner(tokens)))
+        return out
+
+
+@pytest.fixture
+def deep() -> Deep:
+    torch.manual_seed(0)
+    return Deep().eval()
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(1, 12), (5, 12), (1, 300, 12), (2, 3, 12)])
+def test_products_are_the_plain_layer_s(deep: Deep, shape: tuple[int, ...]) -> None:
+    tokens = torch.randn(shape)
+    with torch.inference_mode():
+        plain = deep(tokens)
+        prepack(deep)
+        assert (deep(tokens) - plain).abs().max() < 1e-6
+        assert deep(tokens.transpose(0, -2).contiguous().transpose(0, -2)).shape == plain.shape
+
+
+@needs_onednn
+def test_only_a_linear_layer_with_a_weight_of_its_own_is_replaced(deep: Deep) -> None:
+    prepack(deep)
+    assert [type(one) for one in deep.inner] == [Prepacked, Prepacked]
+    assert (type(deep.tied), type(deep.special)) == (torch.nn.Linear, Special)
+    assert deep.tied.weight is deep.table.weight
+
+
+@needs_onednn
+def test_the_plain_weight_is_not_held_and_its_size_is_still_told(deep: Deep) -> None:
+    before = sum(one.numel() * one.itemsize for one in deep.parameters())
+    held = weakref.ref(deep.inner[0].weight)
+    prepack(deep)
+    gc.collect()
+    assert held() is None
+    assert sum(one.numel() * one.itemsize for one in deep.parameters()) == before
+    assert deep.inner[0].weight.shape == (20, 12)
+    assert deep.inner[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("machine", "place", "dtype"),
+    [("arm64", "cpu", torch.float32), ("x86_64", "mps", torch.float32), ("x86_64", "cpu", torch.bfloat16)],
+)
+def test_elsewhere_layers_stay_as_they_are(
+    machine: str, place: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert not prepacked.can(torch.device(place), dtype)
