@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vecgate.backends.torch import devices, families, packed, prepacked, room, weights
 from vecgate.backends.torch.devices import Device
+from vecgate.backends.torch.direct import direct
 from vecgate.backends.torch.families import Architecture
 from vecgate.backends.torch.packed import Layout
 from vecgate.backends.torch.pooling import pool
@@ -103,6 +104,7 @@ class TorchBackend:
         if found.narrows is not None:
             module, mode = found.narrows
             packed.narrow(model.base_model.get_submodule(module), mode)
+        direct(model)
         table: Any = model.get_input_embeddings()
         self._vocabulary = int(table.weight.shape[0])
         tensors = (*model.parameters(), *model.buffers(), *after.parameters())

@@ -127,6 +127,11 @@ def attend(
     if window is not None and module.is_causal and not causal:
         window += 1
     shared = key.shape[1] != query.shape[1]
+    if len(layout.rows) == 1:  # it lies as sdpa wants it
+        mask = layout.mask(len(layout.rows[0]), window, causal, query.device)
+        alone = causal and mask is None
+        out = sdpa(query, key, value, attn_mask=mask, is_causal=alone, scale=scaling, enable_gqa=shared)
+        return out.transpose(1, 2), None
     query, key, value = (one[0].transpose(0, 1) for one in (query, key, value))
     parts = []
     for group in layout.groups:

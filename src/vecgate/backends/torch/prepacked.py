@@ -47,11 +47,9 @@ class Prepacked(torch.nn.Module):
         self.bias = linear.bias
         self._call = _bound(torch.ops.mkldnn._linear_pointwise.default, laid_out, linear.bias)
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) -> (..., out_features); without Module's own call, as nothing hooks in here."""
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., in_features) -> (..., out_features)."""
         return self._call(tokens)
-
-    forward = __call__
 
 
 def _bound(product: Product, weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
