@@ -21,7 +21,8 @@ def direct(model: torch.nn.Module) -> None:
     """
     for module in [one for one in model.modules() if one is not model]:
         if not any(getattr(module, hooks) for hooks in HOOKS):
-            module.__class__ = _direct(type(module))
+            kind: Any = type(module)
+            module.__class__ = _direct(kind)
         chunk: Any = getattr(module.__class__, "feed_forward_chunk", None)
         if chunk is not None:  # whose parameters transformers counts in every layer of every forward
             chunk.__signature__ = signature(chunk)
