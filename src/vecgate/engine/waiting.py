@@ -28,8 +28,6 @@ OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
 GUESS = 4.0
 """How much faster a well-filled batch may be than the guess, so that nobody is refused by a warm-up on a busy machine."""
-TRIED = 2
-"""Budgets are tried while this many of the largest wait, so that every batch is full."""
 RECOVER_BATCHES = 32
 """Well-filled batches without a failure until a budget that was cut for lack of memory grows again."""
 RECOVER_BY = 1.1
@@ -187,7 +185,7 @@ class Lane:
         """The next batch, taken out of the queue: small calls first, each rank in the order of arrival; once the call
         that waits longest is owed a batch, it is the first."""
         if self.probe is not None:
-            self.trying = self.tokens >= TRIED * self.probe.most
+            self.trying = self.tokens >= self.probe.most  # the largest batch is full, too
             self._set_tokens(self.probe.budget if self.trying else self.most_tokens)
         oldest = next(iter(self.calls))
         window = self._window([oldest] if self.owed >= 1.0 else [])
