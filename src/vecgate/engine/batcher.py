@@ -33,7 +33,7 @@ HUNG_TIMES = 20.0
 """A forward this long that is also so many times longer than any before it counts as hung."""
 STUCK_AFTER_S = 600.0
 """One that has hung this long is not waited for any more."""
-MEMORY_EVERY_S = 1.0
+MEMORY_EVERY_S = 0.25
 """How often the device's memory is read, between two batches."""
 TRIM_OVER = 0.9
 """Cached device memory is given back once it and what is in use exceed this share of the bound."""

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import gc
 import platform
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from vecgate.backends.torch import prepacked
 from vecgate.backends.torch.prepacked import Prepacked, prepack
+
+SIZES = """
+import psutil, torch
+from vecgate.backends.torch.prepacked import prepack
+from vecgate.ram import give_back
+layer = torch.nn.Sequential(torch.nn.Linear(96, 96))
+prepack(layer)
+with torch.inference_mode():
+    layer(torch.zeros(1, 96))
+    before = psutil.Process().memory_info().rss
+    for tokens in range(2, 302):
+        layer(torch.zeros(tokens, 96))
+give_back()
+print(max(0, psutil.Process().memory_info().rss - before))
+"""
 
 needs_onednn = pytest.mark.skipif(
     not prepacked.can(torch.device("cpu"), torch.float32), reason="no x86-64, or torch without oneDNN"
@@ -70,6 +88,25 @@ def test_the_plain_weight_is_not_held_and_its_size_is_still_told(deep: Deep) -> 
     assert sum(one.numel() * one.itemsize for one in deep.parameters()) == before
     assert deep.inner[0].weight.shape == (20, 12)
     assert deep.inner[0].weight.dtype == torch.float32
+
+
+@needs_onednn
+def test_no_weight_stays_in_the_file_it_came_from(deep: Deep, tmp_path: Path) -> None:
+    torch.save(deep.state_dict(), tmp_path / "weights")
+    deep.load_state_dict(torch.load(tmp_path / "weights", mmap=True), assign=True)
+    held = [weakref.ref(one.untyped_storage()) for one in deep.parameters()]
+    before = deep.table.weight.detach().clone()
+    prepack(deep)
+    gc.collect()
+    assert [one() for one in held] == [None] * len(held)
+    assert torch.equal(deep.table.weight, before)
+
+
+@needs_onednn
+def test_batches_of_ever_new_sizes_leave_a_bounded_memory() -> None:
+    """In a process of its own, as oneDNN counts from its first use."""
+    grown = subprocess.run([sys.executable, "-c", SIZES], capture_output=True, text=True, check=True, timeout=120)
+    assert 0 <= int(grown.stdout) < 60 * 2**20  # without a bound 300 of them hold 100
 
 
 @pytest.mark.parametrize(

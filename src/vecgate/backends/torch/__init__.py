@@ -26,7 +26,7 @@ from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 log = logging.getLogger("vecgate.torch")
 
 M = TypeVar("M", bound=torch.nn.Module)
-SPARE_BYTES = 64 * 2**20
+SPARE_BYTES = 32 * 2**20
 """Kept for reuse beside a full batch's memory where that is bounded: what grows into it costs the next trim less often."""
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 """How CUDA, MPS and the CPU allocator say in a RuntimeError that there is no room."""
