@@ -87,21 +87,21 @@ def keep_large_blocks() -> None:
 
 class Resident:
     """This process's memory, told apart as a device's is: what is in use, and what came since the last `trim`, most of which
-    malloc keeps for reuse."""
+    malloc keeps for reuse. One for the process, as its models share the heap."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._used_bytes = self._now_bytes()
+        self._used_bytes = _resident_bytes()
 
     def held(self) -> tuple[int, int]:
         """(bytes in use, bytes kept for reuse); together they are what is resident."""
-        now_bytes = self._now_bytes()
+        now_bytes = _resident_bytes()
         self._used_bytes = min(self._used_bytes, now_bytes)
         return self._used_bytes, now_bytes - self._used_bytes
 
     def trim(self) -> None:
         give_back()
-        self._used_bytes = self._now_bytes()
+        self._used_bytes = _resident_bytes()
 
-    def _now_bytes(self) -> int:
-        return int(self._process.memory_info().rss)
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)

@@ -559,3 +559,25 @@ def test_a_device_with_nothing_to_do_gives_back_what_it_keeps_once(
         assert trimmed.acquire(timeout=10)
         assert not trimmed.acquire(timeout=0.1)
     assert bench.script.trims == 2
+
+
+def test_what_a_loaded_model_left_is_given_back_though_nobody_asks_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecgate.engine.batcher.IDLE_S", 0.01)
+    trimmed = threading.Event()
+    monkeypatch.setattr(bench.backend, "trim", trimmed.set)
+    bench.batcher.open("m", bench.backend, Limits(64, 16))
+    assert trimmed.wait(10)
+
+
+def test_models_that_share_a_heap_keep_what_the_largest_needs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecgate.engine.batcher.MEMORY_EVERY_S", 0.0)
+    large = fake.load(CHECKPOINT)
+    monkeypatch.setattr(large, "memory", lambda: Memory(10, 50, 100, enough_bytes=60))
+    monkeypatch.setattr(bench.backend, "memory", lambda: Memory(10, 50, 100, enough_bytes=30))
+    bench.batcher.open("large", large, Limits(64, 16))
+    for model, trims in (("m", 1), ("large", 1), ("m", 1)):
+        asyncio.run(bench.batcher.submit(model, [row(1)]))
+        bench.batcher.run(lambda: None).result(10)
+        assert bench.script.trims == trims

@@ -97,6 +97,8 @@ class Batcher:
         """A queue for a loaded model; the rate is a first guess, and so is the budget where there is a probe."""
         with self._wake:
             self._lanes[model] = Lane(model, backend, limits, probe, tokens_per_s=tokens_per_s)
+            self._untrimmed = True  # what the warm-up left
+            self._wake.notify()
 
     async def submit(self, model: str, rows: Sequence[Tokens], batch_size: int | None = None) -> Ticket:
         """Wait for every row; `ticket.vectors` is (N, D) in the order of `rows`. Cancelling drops what still waits.
@@ -207,16 +209,19 @@ class Batcher:
         with self._wake:
             while not (self._closed or self._jobs or any(lane.calls for lane in self._lanes.values())):
                 if not self._wake.wait(IDLE_S if self._untrimmed else None):
-                    self._jobs.append((Future(), self._rest))
+                    break
             if self._closed and not self._jobs:
                 return False
             job = self._jobs.popleft() if self._jobs else None
-            if job is None:
+            idle = job is None and not any(lane.calls for lane in self._lanes.values())
+            if job is None and not idle:
                 lane = min((lane for lane in self._lanes.values() if lane.calls), key=lambda lane: lane.spent_s)
                 self._level_s = lane.spent_s
                 items = self._running = lane.next()
         if job is not None:
             _do(*job)
+        elif idle:
+            self._rest()
         else:
             self._run(lane, items)
         return True
@@ -239,7 +244,7 @@ class Batcher:
         self._running = []
         if not (attempt.again or attempt.no_room):
             self._try(lane, items, monotonic() - started_s)
-        self._watch_memory(lane.backend)
+        self._watch_memory(lane)
 
     def _try(self, lane: Lane, items: list[Item], took_s: float) -> None:
         probe = lane.probe
@@ -261,14 +266,15 @@ class Batcher:
                 lane.measure(items, took_s)
                 lane.recover(items)
 
-    def _watch_memory(self, backend: Backend) -> None:
+    def _watch_memory(self, lane: Lane) -> None:
         self._untrimmed = True
         if monotonic() - self._memory_read_s < MEMORY_EVERY_S:
             return
-        self.memory = memory = backend.memory()
+        self.memory = memory = lane.backend.memory()
         self._memory_read_s = monotonic()
-        if _keeps_too_much(memory):
-            backend.trim()
+        lane.enough_bytes = memory.enough_bytes
+        if _keeps_too_much(memory, max(one.enough_bytes or 0 for one in self._lanes.values())):
+            lane.backend.trim()
 
     def _rest(self) -> None:
         """Nothing has come for a while: what is kept for reuse goes back."""
@@ -325,10 +331,11 @@ class Batcher:
                 loop.call_soon_threadsafe(_wake, waiting, error)
 
 
-def _keeps_too_much(memory: Memory) -> bool:
+def _keeps_too_much(memory: Memory, enough_bytes: int) -> bool:
+    """enough_bytes: the most that a model likes to have kept; they may share what is kept."""
     held = memory.active_bytes + memory.cache_bytes
     over = memory.limit_bytes is not None and held > TRIM_OVER * memory.limit_bytes
-    more = memory.enough_bytes is not None and memory.cache_bytes > memory.enough_bytes
+    more = memory.enough_bytes is not None and memory.cache_bytes > enough_bytes
     return memory.cache_bytes > 0 and (over or more)
 
 

@@ -140,6 +140,7 @@ class Lane:
     estimated, of calls that are still being tokenised. tokens_per_s: a guess, if any, until `sure`: a well-filled batch
     has been measured; others say only how fast the device is at least. spent_s: the device's time that this lane has
     had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share.
+    enough_bytes: of memory kept for reuse, as the backend last told.
     """
 
     model: str
@@ -159,6 +160,7 @@ class Lane:
     spent_s: float = 0.0
     owed: float = 0.0
     good: int = 0
+    enough_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.most_tokens = self.limits.tokens

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ log = logging.getLogger("vecgate.torch")
 
 M = TypeVar("M", bound=torch.nn.Module)
 SPARE_BYTES = 32 * 2**20
-"""Kept for reuse beside a full batch's memory where that is bounded: what grows into it costs the next trim less often."""
+"""Kept for reuse beside the fullest batch's memory where that is bounded: what grows into it costs the next trim less often."""
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
 """How CUDA, MPS and the CPU allocator say in a RuntimeError that there is no room."""
 
@@ -56,10 +57,10 @@ def load(
     after = weights.read_score(checkpoint, model) if found.last_token else weights.read_dense(checkpoint, model)
     try:
         model, after = _on(where, model), _on(where, after)
+        if prepacked.can(where.place, compute):
+            prepacked.prepack(model)
     except RuntimeError as error:
         raise ConfigError(f"{checkpoint.name} can't be moved to {where.label}: {families.first_line(error)}") from error
-    if prepacked.can(where.place, compute):
-        prepacked.prepack(model)
     return TorchBackend(checkpoint, where, model, after, fits, found)
 
 
@@ -118,8 +119,8 @@ class TorchBackend:
             weight_bytes=sum(tensor.numel() * tensor.itemsize for tensor in tensors),
             tries_budgets=True,
         )
-        fullest = room.batch_bytes(found, batch_tokens, min(batch_tokens, self._longest), model.dtype)
-        self._enough_bytes = fullest + SPARE_BYTES if device.spares else None
+        self._bytes_of = partial(room.batch_bytes, found, longest=checkpoint.max_tokens, dtype=model.dtype)
+        self._fullest = batch_tokens
         device.trim()  # what the load left
 
     def forward(self, batch: Batch) -> Vectors:
@@ -129,6 +130,7 @@ class TorchBackend:
         if not batch.rows:
             return np.zeros((0, self.card.dimensions), np.float32)
         self._check(batch)
+        self._fullest = max(self._fullest, sum(map(len, batch.rows)))
         try:
             with torch.inference_mode():
                 result = self._packed(model, batch.rows) if self._packs else self._padded(model, batch.rows)
@@ -140,7 +142,8 @@ class TorchBackend:
 
     def memory(self) -> Memory:
         active, cache = self._device.held()
-        return Memory(active, cache, self._device.limit_bytes, self._enough_bytes)
+        enough = self._bytes_of(self._fullest) + SPARE_BYTES if self._device.spares else None
+        return Memory(active, cache, self._device.limit_bytes, enough)
 
     def trim(self) -> None:
         self._device.trim()

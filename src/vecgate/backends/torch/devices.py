@@ -18,6 +18,9 @@ from vecgate.ram import Resident, keep_large_blocks, usable_bytes
 NAME = re.compile(r"(?P<kind>auto|cpu|gpu|mps|cuda)(?:(?<=cuda):(?P<index>\d+))?")
 
 
+RESIDENT = Resident()
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where a model runs, and all that differs from one kind of device to another.
@@ -45,7 +48,8 @@ class Device:
 def cpu(fraction: float) -> Device:
     """torch can't bound what a CPU process takes, so the bound is kept by refusing the load."""
     keep_large_blocks()
-    resident, total = Resident(), usable_bytes()
+    RESIDENT.trim()  # what was kept for other batches is room for this model
+    total = usable_bytes()
     return Device(
         place=torch.device("cpu"),
         label="cpu",
@@ -54,8 +58,8 @@ def cpu(fraction: float) -> Device:
         bfloat16=True,
         batch_tokens=2048,
         lengths=eights,
-        held=resident.held,
-        trim=resident.trim,
+        held=RESIDENT.held,
+        trim=RESIDENT.trim,
         packs=True,
         spares=True,
     )

@@ -36,12 +36,14 @@ def prepack(model: torch.nn.Module) -> None:
     that it may be mapped from, as a mapping holds the whole file as long as anything uses a part.
     """
     for name in CACHES:
-        os.putenv(name, KEPT)
+        os.environ.setdefault(name, KEPT)  # noqa: TID251 - read by oneDNN and torch; who set it means it
     uses = Counter(id(module._parameters.get("weight")) for module in model.modules())
     for parent in [module for module in model.modules() if module._modules]:
-        for name, child in list(parent.named_children()):
+        for name in list(parent._modules):
+            child = parent._modules[name]
             if type(child) is torch.nn.Linear and uses[id(child.weight)] == 1:
                 setattr(parent, name, Prepacked(child))
+            del child
     for weight in model.parameters():
         if not weight.is_meta:
             weight.data = weight.data.clone()
