@@ -5,7 +5,6 @@ Knows modules; no family, no batch.
 
 from __future__ import annotations
 
-from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -19,16 +18,18 @@ def direct(model: torch.nn.Module) -> None:
 
     Each other becomes one of a subclass of the same name, so what asks for its class finds the one it had.
     """
+    made: dict[type, Any] = {}
     for module in [one for one in model.modules() if one is not model]:
         if not any(getattr(module, hooks) for hooks in HOOKS):
-            kind: Any = type(module)
-            module.__class__ = _direct(kind)
+            kind = type(module)
+            if kind not in made:
+                made[kind] = _direct(kind)
+            module.__class__ = made[kind]
         chunk: Any = getattr(module.__class__, "feed_forward_chunk", None)
         if chunk is not None:  # whose parameters transformers counts in every layer of every forward
             chunk.__signature__ = signature(chunk)
 
 
-@cache
 def _direct(kind: Any) -> Any:
     call: Any = _same if issubclass(kind, torch.nn.Dropout) else kind.forward
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
