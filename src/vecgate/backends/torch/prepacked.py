@@ -17,8 +17,8 @@ import torch
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 KEPT = "96"
 """oneDNN keeps the code of so many products, and torch the same of it: one for each count of tokens and shape of a weight,
-0.4 MiB each, 0.5 ms to make it anew (measured). With their own limit of 1024 a server grew by 400 MiB. Both read it at
-their first use."""
+0.4 MiB each, 0.5 ms to make it anew (measured), so their own limit of 1024 is some 400 MiB. Both read it at their first
+use."""
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, str, list[Any], str], torch.Tensor]
 
 
