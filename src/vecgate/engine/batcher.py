@@ -213,17 +213,17 @@ class Batcher:
             if self._closed and not self._jobs:
                 return False
             job = self._jobs.popleft() if self._jobs else None
-            idle = job is None and not any(lane.calls for lane in self._lanes.values())
-            if job is None and not idle:
-                lane = min((lane for lane in self._lanes.values() if lane.calls), key=lambda lane: lane.spent_s)
+            waiting = [lane for lane in self._lanes.values() if lane.calls]
+            if job is None and waiting:
+                lane = min(waiting, key=lambda lane: lane.spent_s)
                 self._level_s = lane.spent_s
                 items = self._running = lane.next()
         if job is not None:
             _do(*job)
-        elif idle:
-            self._rest()
-        else:
+        elif waiting:
             self._run(lane, items)
+        else:
+            self._rest()
         return True
 
     def _run(self, lane: Lane, items: list[Item]) -> None:
@@ -244,6 +244,7 @@ class Batcher:
         self._running = []
         if not (attempt.again or attempt.no_room):
             self._try(lane, items, monotonic() - started_s)
+        self._untrimmed = True
         self._watch_memory(lane)
 
     def _try(self, lane: Lane, items: list[Item], took_s: float) -> None:
@@ -267,7 +268,6 @@ class Batcher:
                 lane.recover(items)
 
     def _watch_memory(self, lane: Lane) -> None:
-        self._untrimmed = True
         if monotonic() - self._memory_read_s < MEMORY_EVERY_S:
             return
         self.memory = memory = lane.backend.memory()
