@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from vecgate import ram
 from vecgate.backends.torch import devices
 from vecgate.errors import ConfigError
 
@@ -106,12 +107,17 @@ def test_cuda_is_bounded_measured_and_trimmed_by_these_calls(cuda: None, calls: 
 
 
 def test_a_cpu_is_measured_by_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of 1 GiB after each trim, which has grown by 2 MiB at the next look."""
+    resident = iter([2 * GIB, GIB, GIB, GIB + 2 * 2**20])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
+    monkeypatch.setattr(
+        psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=next(resident)))
+    )
+    monkeypatch.setattr(devices, "RESIDENT", ram.Resident())
     device = devices.cpu(0.25)
     device.trim()
     assert (device.label, device.limit_bytes, device.batch_tokens) == ("cpu", 4 * GIB, 2048)
-    assert device.held()[0] > 10 * 2**20
-    assert device.held()[1] == 0
+    assert device.held() == (GIB, 2 * 2**20)
 
 
 def test_a_types_speed_is_measured_against_float32(monkeypatch: pytest.MonkeyPatch) -> None:
