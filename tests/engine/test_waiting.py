@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from vecgate.core import Tokens
 from vecgate.engine.waiting import (
+    FAR_SHARE,
     GUESS,
     OLDEST_SHARE,
     RECOVER_BATCHES,
@@ -178,7 +179,7 @@ def test_small_calls_are_in_the_next_batch_however_much_waits(pad_lengths: tuple
     assert len(batch) > len(small)  # and what is left of it is not wasted
 
 
-def test_a_query_with_every_batch_costs_a_large_call_next_to_nothing() -> None:
+def test_a_query_with_every_batch_leaves_a_large_call_half_of_each() -> None:
     alone = len(emptied(lane(BUDGET, [[20] * 4000])))
     made = lane(BUDGET, [[20] * 4000])
     count = 0
@@ -186,7 +187,28 @@ def test_a_query_with_every_batch_costs_a_large_call_next_to_nothing() -> None:
         query = join(made, [10])
         assert query in {item.ticket for item in made.next()}
         count += 1
-    assert alone < count <= 1.05 * alone
+    assert alone < count <= 1.05 * alone / FAR_SHARE
+
+
+@pytest.mark.parametrize("pad_lengths", [None, PADS])
+@pytest.mark.parametrize(
+    ("behind", "filled"), [([128] * 2, 1.0), ([128] * 7, 1.0), ([128] * 8, FAR_SHARE), ([128] * 80, FAR_SHARE)]
+)
+def test_only_calls_a_little_larger_fill_up_a_small_one_s_batch(
+    behind: list[int], filled: float, pad_lengths: tuple[int, ...] | None
+) -> None:
+    budget = 1024
+    made = lane(Limits(budget, 64, pad_lengths), [behind] * 8 + [[100]])
+    batch = made.next()
+    assert 100 in map(len, batch)
+    assert filled * budget - 128 <= computed(batch, made.limits) <= filled * budget
+
+
+def test_a_large_call_that_is_owed_a_batch_fills_it() -> None:
+    made = lane(BUDGET, [LARGE])
+    made.owed = 1.0
+    join(made, [10])
+    assert sum(map(len, made.next())) > 0.9 * BUDGET.tokens
 
 
 def test_a_large_call_ends_though_small_ones_never_stop_coming() -> None:

@@ -24,6 +24,9 @@ WINDOW_BATCHES = 4
 """A call with a batch size shows at most this many of its batches in the window, so that others are seen too."""
 SMALL = 4
 """A call of less than a batch's budget over this is small: it goes before all that is larger."""
+FAR, FAR_SHARE = 2, 0.5
+"""Calls this many ranks behind a batch's first fill it up to this share of its budget: who has waited for a large call's
+full batch shall not be computed in another. Less would cost the large call more than a tenth of its rate."""
 OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
 GUESS = 4.0
@@ -96,7 +99,8 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
 
     The first row is always in; a row over the budget runs alone. It is joined by the rows of its rank, then by those of
     the ranks behind it in the window: of each rank those nearest to it in length, shorter ones first, since they cost no
-    more padding, then longer ones, while the budget of computed tokens and the row limits (of the batch, of each call) hold.
+    more padding, then longer ones, while the budget of computed tokens (a share of it for what is FAR behind) and the row
+    limits (of the batch, of each call) hold.
     """
     sizes = [len(item) for item in window]
     chosen = [0]
@@ -111,8 +115,10 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
         if item.ticket.batch_size is not None and mine >= item.ticket.batch_size:
             continue
         grown = max(longest, sizes[i])
-        if limits.computed(grown, total + sizes[i], len(chosen) + 1) > limits.tokens:
-            if limits.computed(longest, total + least, len(chosen) + 1) > limits.tokens:
+        far = item.ticket.rank >= window[0].ticket.rank + FAR
+        budget = FAR_SHARE * limits.tokens if far else limits.tokens
+        if limits.computed(grown, total + sizes[i], len(chosen) + 1) > budget:
+            if limits.computed(longest, total + least, len(chosen) + 1) > budget:
                 break
             continue
         chosen.append(i)
