@@ -21,6 +21,7 @@ from vecgate.backends.torch.direct import direct
 from vecgate.backends.torch.families import Architecture
 from vecgate.backends.torch.packed import Layout
 from vecgate.backends.torch.pooling import pool
+from vecgate.backends.torch.replay import Replays
 from vecgate.core import BackendCard, Batch, Checkpoint, Memory, Pooling, Tokens, Vectors
 from vecgate.errors import BackendFailed, ConfigError, DeviceLost, OutOfMemory
 
@@ -101,6 +102,7 @@ class TorchBackend:
         self._pooling: tuple[Pooling, ...] = ("last",) if found.last_token else checkpoint.pooling
         self._own_head = checkpoint.task == "rerank" and not found.last_token
         self._packs = found.packs
+        self._replays = Replays()
         self._unplaced = packed.unplaced(model)
         if found.narrows is not None:
             module, mode = found.narrows
@@ -150,6 +152,7 @@ class TorchBackend:
 
     def close(self) -> None:
         self._model = None
+        self._replays.clear()
         self._after = torch.nn.Sequential()
         self._device.trim()
 
@@ -174,13 +177,20 @@ class TorchBackend:
         }
         if self._checkpoint.token_types:
             inputs["token_type_ids"] = (at >= layout.spread(_second(row) for row in layout.rows)).astype(np.int64)
-        out = model(**{name: torch.from_numpy(one)[None].to(place) for name, one in inputs.items()}, layout=layout)
+
+        def compute(*values: torch.Tensor) -> torch.Tensor:
+            out = model(**dict(zip(inputs, values, strict=True)), layout=layout)
+            found: torch.Tensor = out.logits if self._own_head else out.last_hidden_state[0]
+            return found
+
+        values = [torch.from_numpy(one)[None].to(place) for one in inputs.values()]
+        out = self._replays(compute, values) if len(rows) == 1 else compute(*values)
         if self._own_head:
-            return layout.restored(out.logits)
+            return layout.restored(out)
         after = None
         if not self._checkpoint.include_prompt:
             after = torch.from_numpy(at >= layout.spread(row.prompt for row in layout.rows)).to(place)
-        pooled: torch.Tensor = self._after(layout.pool(out.last_hidden_state[0], after, self._pooling))
+        pooled: torch.Tensor = self._after(layout.pool(out, after, self._pooling))
         return layout.restored(pooled)
 
     def _padded(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> torch.Tensor:
