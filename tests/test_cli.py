@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -91,6 +92,32 @@ def test_the_version(capsys: Said) -> None:
         cli.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"vecgate {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"GOMP_SPINCOUNT": cli.SPINS}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_a_forward_s_threads_sleep_soon_unless_somebody_wants_them_otherwise(
+    before: dict[str, str], after: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", before)
+    assert cli.main([]) == 0
+    assert before == after
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+def test_torch_s_openmp_is_told_in_time() -> None:
+    code = "from vecgate import cli; cli.main([]); import torch; torch.get_num_threads()"
+    environ = {name: value for name, value in os.environ.items() if name not in cli.SPIN}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={**environ, "OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True
+    )
+    assert f"GOMP_SPINCOUNT = '{cli.SPINS}'" in told.stderr
 
 
 def test_closed_standard_streams_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
