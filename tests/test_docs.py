@@ -47,7 +47,7 @@ BASES = {"/v1", "/v1/", "/web/"}
 """What paths begin with, named as such."""
 GONE = {"MODEL_PATH", "MAX_SEQUENCE_LENGTH", "/v1/health"}
 """What docs/migration.md says is no setting and no route any more."""
-OTHERS_VARIABLES = re.compile(r"OTEL_|OMP_|OPENBLAS_|OLLAMA_|OPENAI_|NODE_|RAY_|SSL_CERT_FILE|HF_")
+OTHERS_VARIABLES = re.compile(r"OTEL_|G?OMP_|OPENBLAS_|OLLAMA_|OPENAI_|NODE_|RAY_|SSL_CERT_FILE|HF_")
 """Of other programs, or not of the environment."""
 
 
