@@ -25,7 +25,7 @@ LEAST = 256
 """Tokens of the smallest that is tried: below, what a batch costs beside its forward begins to count."""
 ROUNDS = 6
 """Batches of each budget, after one that is not counted: its shapes are new."""
-ENOUGH = 0.95
+ENOUGH = 0.97
 """Of the best rate: a smaller batch lets a single query wait for less."""
 MEMORY = "budgets.json"
 
@@ -68,7 +68,7 @@ def begin(
 
 def key_of(config: Mapping[str, Any], card: BackendCard) -> str:
     """Of what the answer depends on: the model's shape, and what computes it."""
-    about = (config, card.backend, card.device, card.dtype, card.batch_tokens, os.cpu_count())
+    about = (config, card.backend, card.device, card.dtype, card.batch_tokens, os.cpu_count(), ENOUGH)
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
