@@ -115,7 +115,12 @@ def test_torch_s_openmp_is_told_in_time() -> None:
     code = "from vecgate import cli; cli.main([]); import torch; torch.get_num_threads()"
     environ = {name: value for name, value in os.environ.items() if name not in cli.SPIN}
     told = subprocess.run(
-        [sys.executable, "-c", code], env={**environ, "OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**environ, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert f"GOMP_SPINCOUNT = '{cli.SPINS}'" in told.stderr
 

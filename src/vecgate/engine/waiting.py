@@ -25,8 +25,8 @@ WINDOW_BATCHES = 4
 SMALL = 4
 """A call of less than a batch's budget over this is small: it goes before all that is larger."""
 FAR, FAR_SHARE = 2, 0.5
-"""Calls this many ranks behind a batch's first fill it up to this share of its budget: who has waited for a large call's
-full batch shall not be computed in another. Less would cost the large call more than a tenth of its rate."""
+"""Calls this many ranks behind a batch's first join it only until this share of its budget is reached: who has waited for a
+large call's full batch shall not be computed in another. Less would cost the large call more than a tenth of its rate."""
 OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
 GUESS = 4.0
@@ -94,13 +94,13 @@ class Item:
         return len(self.tokens)
 
 
-def take(window: Sequence[Item], limits: Limits) -> list[int]:
+def take(window: Sequence[Item], limits: Limits, far_share: float = FAR_SHARE) -> list[int]:
     """Indices of the next batch out of `window`, shortest row first.
 
     The first row is always in; a row over the budget runs alone. It is joined by the rows of its rank, then by those of
     the ranks behind it in the window: of each rank those nearest to it in length, shorter ones first, since they cost no
-    more padding, then longer ones, while the budget of computed tokens (a share of it for what is FAR behind) and the row
-    limits (of the batch, of each call) hold.
+    more padding, then longer ones, while the budget of computed tokens and the row limits (of the batch, of each call) hold;
+    what is FAR behind, while less than its share of the budget is taken.
     """
     sizes = [len(item) for item in window]
     chosen = [0]
@@ -114,11 +114,12 @@ def take(window: Sequence[Item], limits: Limits) -> list[int]:
         mine = per_call.get(item.ticket, 0)
         if item.ticket.batch_size is not None and mine >= item.ticket.batch_size:
             continue
-        grown = max(longest, sizes[i])
         far = item.ticket.rank >= window[0].ticket.rank + FAR
-        budget = FAR_SHARE * limits.tokens if far else limits.tokens
-        if limits.computed(grown, total + sizes[i], len(chosen) + 1) > budget:
-            if limits.computed(longest, total + least, len(chosen) + 1) > budget:
+        if far and limits.computed(longest, total, len(chosen)) >= far_share * limits.tokens:
+            break
+        grown = max(longest, sizes[i])
+        if limits.computed(grown, total + sizes[i], len(chosen) + 1) > limits.tokens:
+            if limits.computed(longest, total + least, len(chosen) + 1) > limits.tokens:
                 break
             continue
         chosen.append(i)
@@ -192,12 +193,13 @@ class Lane:
     def next(self) -> list[Item]:
         """The next batch, taken out of the queue: small calls first, each rank in the order of arrival; once the call
         that waits longest is owed a batch, it is the first."""
+        self.trying = self.probe is not None and self.tokens >= self.probe.most  # the largest batch is full, too
         if self.probe is not None:
-            self.trying = self.tokens >= self.probe.most  # the largest batch is full, too
             self._set_tokens(self.probe.budget if self.trying else self.most_tokens)
         oldest = next(iter(self.calls))
         window = self._window([oldest] if self.owed >= 1.0 else [])
-        items = [window[i] for i in take(window, self.limits)]
+        far_share = 1.0 if self.trying else FAR_SHARE  # a budget is tried full
+        items = [window[i] for i in take(window, self.limits, far_share)]
         self._owe(oldest, items)
         self._subtract(items)
         taken = set(items)

@@ -16,7 +16,7 @@ import torch
 
 from tests import tiny
 from tests.backends.contract import made_rows
-from vecgate.backends.torch import load
+from vecgate.backends.torch import load, replay
 from vecgate.backends.torch.replay import LONGEST, Compute, Replays
 from vecgate.core import Batch
 from vecgate.engine.checkpoint import read
@@ -109,13 +109,66 @@ def some(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return places[ids > 40]
 
 
-@pytest.mark.parametrize("compute", [unseen, read_out, compared, some])
+def places_of(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return torch.where(ids[0] > 40)[0]
+
+
+def baked(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """A recording of it fails where a row has more of these ids."""
+    several = ids.numpy()[0] > 40
+    return places[0].expand(2, -1)[:, : several.sum()].reshape(2 * several.sum(), 1)
+
+
+@pytest.mark.parametrize("compute", [unseen, read_out, compared, some, places_of, baked])
 def test_what_depends_on_more_than_the_length_is_never_recorded(
     compute: Compute, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "vecgate.torch"):
         computed(compute, [row(9, seed) for seed in range(9)])
     assert len([one for one in caplog.messages if one.startswith("Short rows are computed by the whole model")]) == 1
+
+
+def test_what_can_t_be_recorded_is_computed(caplog: pytest.LogCaptureFixture) -> None:
+    """An operation that fails under a recorder alone, and a result that no operation made."""
+    recorded = torch.utils._python_dispatch._get_current_dispatch_mode
+
+    def picky(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        if recorded() is not None:
+            raise NotImplementedError("not under a mode")
+        return places[0] * 2
+
+    for compute in (picky, lambda ids, places: ids):
+        with caplog.at_level(logging.DEBUG, "vecgate.torch"):
+            computed(compute, [row(9, seed) for seed in range(9)])
+    assert len(caplog.messages) == 2
+
+
+def test_recordings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "MOST_CALLS", 1)
+    toy = Toy()
+    replays = computed(toy, [row(length, seed) for length in (3, 9) for seed in range(4)])
+    before = toy.calls
+    replays(toy, row(3, 9))
+    assert toy.calls == before
+    replays(toy, row(9, 9))
+    assert toy.calls == before + 1
+
+
+def test_a_forward_that_is_recorded_keeps_no_value_longer() -> None:
+    alive: list[int] = []
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def compute(ids: torch.Tensor) -> torch.Tensor:
+        made.clear()
+        hidden = ids + 0
+        for _ in range(20):
+            hidden = hidden * 2 % 7
+            made.append(weakref.ref(hidden))
+            alive.append(sum(one() is not None for one in made))
+        return hidden
+
+    computed(compute, [row(9, seed)[:1] for seed in range(3)])
+    assert max(alive) == 1
 
 
 def test_no_weight_and_no_value_is_held_once_cleared() -> None:
