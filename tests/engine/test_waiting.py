@@ -180,7 +180,7 @@ def test_small_calls_are_in_the_next_batch_however_much_waits(pad_lengths: tuple
     assert len(batch) > len(small)  # and what is left of it is not wasted
 
 
-def test_a_query_with_every_batch_leaves_a_large_call_half_of_each() -> None:
+def test_a_query_with_every_batch_leaves_a_large_call_its_share_of_each() -> None:
     alone = len(emptied(lane(BUDGET, [[20] * 4000])))
     made = lane(BUDGET, [[20] * 4000])
     count = 0

@@ -24,9 +24,9 @@ WINDOW_BATCHES = 4
 """A call with a batch size shows at most this many of its batches in the window, so that others are seen too."""
 SMALL = 4
 """A call of less than a batch's budget over this is small: it goes before all that is larger."""
-FAR, FAR_SHARE = 2, 0.5
+FAR, FAR_SHARE = 2, 0.25
 """Calls this many ranks behind a batch's first join it only until this share of its budget is reached: who has waited for a
-large call's full batch shall not be computed in another. Less would cost the large call more than a tenth of its rate."""
+large call's full batch shall not be computed in another. So much costs the large call next to nothing of its rate."""
 OLDEST_SHARE = 0.25
 """What the call that waits longest gets of the device, whatever overtakes it, so that every call ends."""
 GUESS = 4.0
@@ -298,9 +298,9 @@ class Lane:
         self.limits = replace(self.limits, tokens=tokens)
 
     def _full(self, items: Sequence[Item]) -> bool:
-        """Whether a batch (shortest row first) used at least half of the budget, of tokens or of rows."""
+        """Whether a batch (shortest row first) used as much of the budget as one does where more waits than it holds."""
         computed = self.limits.computed(len(items[-1]), sum(map(len, items)), len(items))
-        return 2 * computed >= self.limits.tokens or 2 * len(items) >= self.limits.rows
+        return computed >= FAR_SHARE * self.limits.tokens or 2 * len(items) >= self.limits.rows
 
     def _subtract(self, items: Collection[Item]) -> None:
         self.rows -= len(items)
