@@ -235,17 +235,22 @@ def test_budgets_are_tried_full_though_a_query_rides_in_every_batch() -> None:
     assert found == 2048  # where every batch takes a second
 
 
-def test_a_large_call_that_is_owed_a_batch_fills_it() -> None:
+def test_a_large_call_that_is_owed_a_batch_fills_what_a_share_of_small_ones_leaves() -> None:
     made = lane(BUDGET, [LARGE])
+    large = next(iter(made.calls))
+    small = [join(made, [10]) for _ in range(80)]
     made.owed = 1.0
-    join(made, [10])
-    assert sum(map(len, made.next())) > 0.9 * BUDGET.tokens
+    batch = made.next()
+    mine = sum(len(item) for item in batch if item.ticket is large)
+    assert small[0] in {item.ticket for item in batch}
+    assert sum(map(len, batch)) - mine <= FAR_SHARE * BUDGET.tokens + 100
+    assert sum(map(len, batch)) > 0.9 * BUDGET.tokens
 
 
 def test_a_large_call_ends_though_small_ones_never_stop_coming() -> None:
     made = lane(BUDGET, [LARGE])
     large = next(iter(made.calls))
-    for _ in range(int(5 / OLDEST_SHARE) + 4):
+    for _ in range(int(5 / OLDEST_SHARE) + 8):
         for _ in range(30):
             join(made, [100])  # three batches' worth for each batch
         made.next()

@@ -138,6 +138,11 @@ def _by_nearness(window: Sequence[Item], sizes: Sequence[int]) -> Iterator[int]:
         yield from order[at:]
 
 
+def _shown(ticket: Ticket) -> Iterator[Item]:
+    """The rows of a call that one window may hold."""
+    return islice(ticket.waiting, None if ticket.batch_size is None else WINDOW_BATCHES * ticket.batch_size)
+
+
 @dataclass(slots=True)
 class Lane:
     """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all.
@@ -197,7 +202,7 @@ class Lane:
         if self.probe is not None:
             self._set_tokens(self.probe.budget if self.trying else self.most_tokens)
         oldest = next(iter(self.calls))
-        window = self._window([oldest] if self.owed >= 1.0 else [])
+        window = self._window(oldest if self.owed >= 1.0 else None)
         far_share = 1.0 if self.trying else FAR_SHARE  # a budget is tried full
         items = [window[i] for i in take(window, self.limits, far_share)]
         self._owe(oldest, items)
@@ -210,23 +215,31 @@ class Lane:
                 self._forget(ticket)
         return items
 
-    def _window(self, first: Sequence[Ticket]) -> list[Item]:
-        """The rows that the next batch may be made of: those of `first`, then rank by rank."""
+    def _window(self, owed: Ticket | None) -> list[Item]:
+        """The rows that the next batch may be made of, rank by rank; where one is owed the batch, its own before all others
+        but a share of small calls."""
         window: list[Item] = []
         tokens = 0
-        ranked = chain.from_iterable(self.ranks[rank] for rank in sorted(self.ranks))
-        for ticket in chain(first, (one for one in ranked if one not in first)):
-            most = WINDOW_ROWS - len(window)
-            if ticket.batch_size is not None:
-                most = min(most, WINDOW_BATCHES * ticket.batch_size)
-            for item in islice(ticket.waiting, most):
-                window.append(item)
-                tokens += len(item)
-                if tokens >= WINDOW_BUDGETS * self.limits.tokens:
-                    return window
-            if len(window) == WINDOW_ROWS:
+        for item in self._ranked() if owed is None else self._owed_first(owed):
+            window.append(item)
+            tokens += len(item)
+            if len(window) == WINDOW_ROWS or tokens >= WINDOW_BUDGETS * self.limits.tokens:
                 break
         return window
+
+    def _ranked(self) -> Iterator[Item]:
+        return chain.from_iterable(_shown(ticket) for rank in sorted(self.ranks) for ticket in self.ranks[rank])
+
+    def _owed_first(self, owed: Ticket) -> Iterator[Item]:
+        small, tokens = [], 0
+        for item in chain.from_iterable(_shown(ticket) for ticket in self.ranks.get(0, ()) if ticket is not owed):
+            tokens += len(item)
+            if tokens > FAR_SHARE * self.limits.tokens:
+                break
+            small.append(item)
+        own, seen = _shown(owed), set(small)
+        others = (item for item in self._ranked() if item.ticket is not owed and item not in seen)
+        return chain(islice(own, 1), small, own, others)
 
     def _owe(self, oldest: Ticket, items: list[Item]) -> None:
         """Count what the oldest call got of a batch against its share, in batches."""
