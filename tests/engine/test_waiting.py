@@ -235,22 +235,36 @@ def test_budgets_are_tried_full_though_a_query_rides_in_every_batch() -> None:
     assert found == 2048  # where every batch takes a second
 
 
-def test_a_large_call_that_is_owed_a_batch_fills_what_a_share_of_small_ones_leaves() -> None:
+def test_a_large_call_that_is_owed_a_batch_fills_it_after_one_of_small_calls() -> None:
     made = lane(BUDGET, [LARGE])
     large = next(iter(made.calls))
-    small = [join(made, [10]) for _ in range(80)]
-    made.owed = 1.0
-    batch = made.next()
-    mine = sum(len(item) for item in batch if item.ticket is large)
-    assert small[0] in {item.ticket for item in batch}
-    assert sum(map(len, batch)) - mine <= FAR_SHARE * BUDGET.tokens + 100
-    assert sum(map(len, batch)) > 0.9 * BUDGET.tokens
+    made.owed = 3.0
+    for _ in range(4):
+        for _ in range(60):
+            join(made, [10])
+        assert large not in {item.ticket for item in made.next()}
+        batch = made.next()
+        assert sum(len(item) for item in batch if item.ticket is large) > 0.9 * BUDGET.tokens
+        made.owed = 3.0
+
+
+def test_large_calls_side_by_side_are_owed_nothing_for_long() -> None:
+    """Rows of like length join, whosever they are, so that the oldest call gets a part of each batch only."""
+    numbers = np.random.default_rng(4)
+    made = lane(Limits(2048, 512), [numbers.integers(100, 256, 32).tolist() for _ in range(8)])
+    for turn in range(60):
+        query = join(made, [20]) if turn % 2 else None
+        batch = made.next()
+        assert query is None or (query in {item.ticket for item in batch} and sum(map(len, batch)) < 0.4 * 2048)
+        assert made.owed < 2
+        for _ in range(8 - sum(call.count > 1 for call in made.calls)):
+            join(made, numbers.integers(100, 256, 32).tolist())
 
 
 def test_a_large_call_ends_though_small_ones_never_stop_coming() -> None:
     made = lane(BUDGET, [LARGE])
     large = next(iter(made.calls))
-    for _ in range(int(5 / OLDEST_SHARE) + 8):
+    for _ in range(int(5 / OLDEST_SHARE) + 4):
         for _ in range(30):
             join(made, [100])  # three batches' worth for each batch
         made.next()

@@ -94,20 +94,21 @@ class Item:
         return len(self.tokens)
 
 
-def take(window: Sequence[Item], limits: Limits, far_share: float = FAR_SHARE) -> list[int]:
+def take(window: Sequence[Item], limits: Limits, far_share: float = FAR_SHARE, owed: Ticket | None = None) -> list[int]:
     """Indices of the next batch out of `window`, shortest row first.
 
     The first row is always in; a row over the budget runs alone. It is joined by the rows of its rank, then by those of
     the ranks behind it in the window: of each rank those nearest to it in length, shorter ones first, since they cost no
     more padding, then longer ones, while the budget of computed tokens and the row limits (of the batch, of each call) hold;
-    what is FAR behind, while less than its share of the budget is taken.
+    what is FAR behind, while less than its share of the budget is taken. The rows of the call that is owed the batch, the
+    first ones, come before all others.
     """
     sizes = [len(item) for item in window]
     chosen = [0]
     total = longest = sizes[0]
     least = min(sizes)
     per_call = {window[0].ticket: 1}
-    for i in _by_nearness(window, sizes):
+    for i in _by_nearness(window, sizes, owed):
         if len(chosen) == limits.rows:
             break
         item = window[i]
@@ -128,19 +129,14 @@ def take(window: Sequence[Item], limits: Limits, far_share: float = FAR_SHARE) -
     return sorted(chosen, key=lambda i: (sizes[i], i))
 
 
-def _by_nearness(window: Sequence[Item], sizes: Sequence[int]) -> Iterator[int]:
-    """All indices but the first: rank by rank as they stand; of each those up to the first row's length, longest first,
-    then the longer ones, shortest first; equals as they came."""
-    for _, run in groupby(range(1, len(window)), key=lambda i: window[i].ticket.rank):
+def _by_nearness(window: Sequence[Item], sizes: Sequence[int], owed: Ticket | None) -> Iterator[int]:
+    """All indices but the first: the owed call, then rank by rank as they stand; of each those up to the first row's length,
+    longest first, then the longer ones, shortest first; equals as they came."""
+    for _, run in groupby(range(1, len(window)), key=lambda i: (window[i].ticket is owed, window[i].ticket.rank)):
         order = sorted(run, key=sizes.__getitem__)
         at = bisect_right(order, sizes[0], key=sizes.__getitem__)
         yield from sorted(order[:at], key=lambda i: -sizes[i])
         yield from order[at:]
-
-
-def _shown(ticket: Ticket) -> Iterator[Item]:
-    """The rows of a call that one window may hold."""
-    return islice(ticket.waiting, None if ticket.batch_size is None else WINDOW_BATCHES * ticket.batch_size)
 
 
 @dataclass(slots=True)
@@ -151,7 +147,8 @@ class Lane:
     a better budget, until it has. coming_tokens:
     estimated, of calls that are still being tokenised. tokens_per_s: a guess, if any, until `sure`: a well-filled batch
     has been measured; others say only how fast the device is at least. spent_s: the device's time that this lane has
-    had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share.
+    had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share; overtaken: whether
+    the last one began with a smaller call.
     enough_bytes: of memory kept for reuse, as the backend last told.
     """
 
@@ -171,6 +168,7 @@ class Lane:
     sure: bool = False
     spent_s: float = 0.0
     owed: float = 0.0
+    overtaken: bool = False
     good: int = 0
     enough_bytes: int | None = None
 
@@ -197,14 +195,17 @@ class Lane:
 
     def next(self) -> list[Item]:
         """The next batch, taken out of the queue: small calls first, each rank in the order of arrival; once the call
-        that waits longest is owed a batch, it is the first."""
+        that waits longest is owed a batch, it is the first, after at most one more of smaller calls."""
         self.trying = self.probe is not None and self.tokens >= self.probe.most  # the largest batch is full, too
         if self.probe is not None:
             self._set_tokens(self.probe.budget if self.trying else self.most_tokens)
         oldest = next(iter(self.calls))
-        window = self._window(oldest if self.owed >= 1.0 else None)
+        smaller = min(self.ranks) < oldest.rank
+        owed = oldest if self.owed >= 1.0 and (self.overtaken or not smaller) else None
+        self.overtaken = smaller and owed is None
+        window = self._window([owed] if owed else [])
         far_share = 1.0 if self.trying else FAR_SHARE  # a budget is tried full
-        items = [window[i] for i in take(window, self.limits, far_share)]
+        items = [window[i] for i in take(window, self.limits, far_share, owed)]
         self._owe(oldest, items)
         self._subtract(items)
         taken = set(items)
@@ -215,31 +216,23 @@ class Lane:
                 self._forget(ticket)
         return items
 
-    def _window(self, owed: Ticket | None) -> list[Item]:
-        """The rows that the next batch may be made of, rank by rank; where one is owed the batch, its own before all others
-        but a share of small calls."""
+    def _window(self, first: Sequence[Ticket]) -> list[Item]:
+        """The rows that the next batch may be made of: those of `first`, then rank by rank."""
         window: list[Item] = []
         tokens = 0
-        for item in self._ranked() if owed is None else self._owed_first(owed):
-            window.append(item)
-            tokens += len(item)
-            if len(window) == WINDOW_ROWS or tokens >= WINDOW_BUDGETS * self.limits.tokens:
+        ranked = chain.from_iterable(self.ranks[rank] for rank in sorted(self.ranks))
+        for ticket in chain(first, (one for one in ranked if one not in first)):
+            most = WINDOW_ROWS - len(window)
+            if ticket.batch_size is not None:
+                most = min(most, WINDOW_BATCHES * ticket.batch_size)
+            for item in islice(ticket.waiting, most):
+                window.append(item)
+                tokens += len(item)
+                if tokens >= WINDOW_BUDGETS * self.limits.tokens:
+                    return window
+            if len(window) == WINDOW_ROWS:
                 break
         return window
-
-    def _ranked(self) -> Iterator[Item]:
-        return chain.from_iterable(_shown(ticket) for rank in sorted(self.ranks) for ticket in self.ranks[rank])
-
-    def _owed_first(self, owed: Ticket) -> Iterator[Item]:
-        small, tokens = [], 0
-        for item in chain.from_iterable(_shown(ticket) for ticket in self.ranks.get(0, ()) if ticket is not owed):
-            tokens += len(item)
-            if tokens > FAR_SHARE * self.limits.tokens:
-                break
-            small.append(item)
-        own, seen = _shown(owed), set(small)
-        others = (item for item in self._ranked() if item.ticket is not owed and item not in seen)
-        return chain(islice(own, 1), small, own, others)
 
     def _owe(self, oldest: Ticket, items: list[Item]) -> None:
         """Count what the oldest call got of a batch against its share, in batches."""
