@@ -144,11 +144,10 @@ class Lane:
     """One model's queue: the calls that have rows waiting, oldest first, and how much that is in all.
 
     limits: of a batch now; they shrink where the device lacks memory, and recover up to `most_tokens`. probe: what finds
-    a better budget, until it has. coming_tokens:
-    estimated, of calls that are still being tokenised. tokens_per_s: a guess, if any, until `sure`: a well-filled batch
-    has been measured; others say only how fast the device is at least. spent_s: the device's time that this lane has
-    had, less what it could have had while it was empty. owed: batches that the oldest call lacks of its share; overtaken: whether
-    the last one began with a smaller call.
+    a better budget, until it has. coming_tokens: estimated, of calls that are still being tokenised. tokens_per_s: a guess, if
+    any, until `sure`: a well-filled batch has been measured; others say only how fast the device is at least. spent_s: the
+    device's time that this lane has had, less what it could have had while it was empty. owed: batches that the oldest call
+    lacks of its share; overtaken: whether the last one began with a smaller call.
     enough_bytes: of memory kept for reuse, as the backend last told.
     """
 
