@@ -77,6 +77,20 @@ def test_each_length_has_its_own() -> None:
     assert toy.calls == before + 1
 
 
+def test_a_place_that_several_values_follow_in_holds_the_right_one() -> None:
+    """Values that die together, one that nothing needs, one changed in place, and one that is needed to the end."""
+
+    def compute(ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        first, _ = ids + 1, ids * 7
+        second = first * places
+        third = second - first
+        third.add_(second)
+        low, high = torch.split(third * 2, [2, 7], dim=-1)
+        return torch.cat([high * first[:, 2:], low, torch.stack([ids, third])[0]], dim=-1)[0]
+
+    computed(compute, [row(9, seed) for seed in range(9)])
+
+
 def test_the_same_ids_again_prove_nothing() -> None:
     toy = Toy()
     replays = computed(toy, [row(9, 1)] * 10)
@@ -199,7 +213,22 @@ def test_a_recording_keeps_no_row_s_values() -> None:
     assert torch.equal(replays(compute, [torch.ones(1, 9)]), torch.full((1, 9), 3.0))
 
 
-@pytest.mark.parametrize("kind", ["bert", "xlmr", "modernbert", "nomic_bert", "distilbert", "qwen3", "gemma3", "llama"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bert",
+        "xlmr",
+        "modernbert",
+        "nomic_bert",
+        "distilbert",
+        "qwen3",
+        "gemma3",
+        "llama",
+        "bge",
+        "bert-reranker",
+        "instructor",
+    ],
+)
 def test_a_family_s_rows_are_the_same_bits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = read(tiny.build(kind, tmp_path / kind))
     backend = load(checkpoint, device="cpu")

@@ -177,21 +177,23 @@ class TorchBackend:
         }
         if self._checkpoint.token_types:
             inputs["token_type_ids"] = (at >= layout.spread(_second(row) for row in layout.rows)).astype(np.int64)
+        given: list[NDArray[Any]] = list(inputs.values())
+        if not (self._own_head or self._checkpoint.include_prompt):
+            given.append(at >= layout.spread(row.prompt for row in layout.rows))
 
         def compute(*values: torch.Tensor) -> torch.Tensor:
-            out = model(**dict(zip(inputs, values, strict=True)), layout=layout)
-            found: torch.Tensor = out.logits if self._own_head else out.last_hidden_state[0]
-            return found
+            out = model(**dict(zip(inputs, values, strict=False)), layout=layout)
+            if self._own_head:
+                logits: torch.Tensor = out.logits
+                return logits
+            after = None if self._checkpoint.include_prompt else values[-1][0]
+            pooled: torch.Tensor = self._after(layout.pool(out.last_hidden_state[0], after, self._pooling))
+            return pooled
 
-        values = [torch.from_numpy(one)[None].to(place) for one in inputs.values()]
-        out = self._replays(compute, values) if len(rows) == 1 else compute(*values)
-        if self._own_head:
-            return layout.restored(out)
-        after = None
-        if not self._checkpoint.include_prompt:
-            after = torch.from_numpy(at >= layout.spread(row.prompt for row in layout.rows)).to(place)
-        pooled: torch.Tensor = self._after(layout.pool(out, after, self._pooling))
-        return layout.restored(pooled)
+        values = [torch.from_numpy(one)[None].to(place) for one in given]
+        if len(rows) == 1:
+            return self._replays(compute, values)
+        return layout.restored(compute(*values))
 
     def _padded(self, model: PreTrainedModel, rows: Sequence[Tokens]) -> torch.Tensor:
         """(B, D) of rows filled up to one length, and of the rows that fill up the batch."""

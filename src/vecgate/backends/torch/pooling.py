@@ -28,9 +28,9 @@ def pool(
 
 def _pooled(hidden: torch.Tensor, used: torch.Tensor, real: torch.Tensor, mode: Pooling) -> torch.Tensor:
     if mode == "cls":
-        return hidden[torch.arange(len(hidden), device=hidden.device), used.int().argmax(1)]
+        return _at(hidden, used.int().argmax(1))
     if mode == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
+        return _at(hidden, real.sum(1) - 1)
     if mode == "max":
         return hidden.masked_fill(~used[..., None], float("-inf")).amax(1)
     weights = used.float()
@@ -38,3 +38,8 @@ def _pooled(hidden: torch.Tensor, used: torch.Tensor, real: torch.Tensor, mode: 
         weights = weights * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
     summed, count = torch.einsum("bld,bl->bd", hidden, weights), weights.sum(1, keepdim=True).clamp(min=1e-9)
     return summed / (count.sqrt() if mode == "mean_sqrt_len" else count)
+
+
+def _at(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(B, D) each row's state at its place (B,), by an operation whose result's shape is known beforehand."""
+    return hidden.gather(1, places[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]

@@ -1,5 +1,5 @@
 """The operations of a short row's forward, recorded for its length and called again without the model's Python, which is about
-a tenth of a query's forward (MiniLM on two x86-64 cores).
+a sixth of a query's forward (MiniLM on two x86-64 cores).
 
 Knows tensors and torch's dispatcher; no family, no batch.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from operator import getitem, itemgetter
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Replays:
             self._give_up(f"a recording can't hold {recorder.unsteady}")
         else:
             self._recorded[inputs[0].shape[1]] = inputs[0], recording
-            self._calls += len(recording.calls)
+            self._calls += len(recording)
         return out
 
     def _prove(self, compute: Compute, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -104,46 +105,75 @@ class Replays:
         self.clear()
 
 
-Filled = tuple[int, int | None, int]
-"""An argument that differs from row to row: its index, its index in the list there, the number of its value."""
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """In place of a tensor that differs from row to row."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One operation. args: what is the same each time. results: the values it makes; alone: not in a tuple. dead: the values
-    that nothing after it needs."""
+    """One operation, whose arguments are values, lists with values, and what is the same each time."""
 
     operation: Callable[..., Any]
     args: tuple[Any, ...]
-    filled: tuple[Filled, ...]
-    results: tuple[int, ...]
-    alone: bool
-    dead: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Operations over numbered values, the inputs first."""
-
-    calls: tuple[_Call, ...]
-    values: int
     result: int
 
+    def values(self) -> set[int]:
+        return {each.number for each in _flat(self.args) if isinstance(each, _Value)}
+
+
+Take = Callable[[list[Any]], Sequence[Any]]
+"""The arguments of a call out of the places."""
+
+
+class Recording:
+    """Operations over places: of the inputs, of what is the same each time, and of values, where one follows another that
+    nothing needs any more. Python's part of a call is small on purpose: it runs cold, as a model's weights are more than a
+    processor's caches hold."""
+
+    def __init__(self, calls: Sequence[_Call], inputs: int, result: int) -> None:
+        """Raises LookupError where the result is not of these calls."""
+        last = {value: at for at, call in enumerate(calls) for value in (call.result, *call.values())}
+        last[result] = max(last[result], len(calls))
+        places: list[Any] = [None] * inputs
+        same = {id(one): one for call in calls for one in _flat(call.args) if not isinstance(one, _Value)}
+        where = {key: inputs + at for at, key in enumerate(same)}
+        places.extend(same.values())
+        of = {value: value for value in range(inputs)}
+
+        def place(one: Any) -> Any:
+            if isinstance(one, list) and id(one) not in where:
+                return [place(each) for each in one]
+            return of[one.number] if isinstance(one, _Value) else where[id(one)]
+
+        steps: list[tuple[Callable[..., Any], Take, int]] = []
+        free: list[int] = []
+        for at, call in enumerate(calls):
+            take = _take([place(one) for one in call.args])
+            dead = {value for value in call.values() if last[value] == at} - {call.result}
+            free.extend(of[value] for value in sorted(dead))
+            if call.result not in of:
+                if not free:
+                    free.append(len(places))
+                    places.append(None)
+                of[call.result] = free.pop()
+            steps.append((call.operation, take, of[call.result]))
+            if last[call.result] == at:
+                free.append(of[call.result])
+        self._places, self._steps = places, tuple(steps)
+        self._inputs, self._result = inputs, of[result]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        values: list[Any] = [*inputs, *([None] * (self.values - len(inputs)))]
-        for call in self.calls:
-            args = list(call.args)
-            for index, within, value in call.filled:
-                if within is None:
-                    args[index] = values[value]
-                else:
-                    args[index] = [*args[index][:within], values[value], *args[index][within + 1 :]]
-            out = call.operation(*args)
-            for value, one in zip(call.results, (out,) if call.alone else out, strict=True):
-                values[value] = one
-            for value in call.dead:
-                values[value] = None
-        result: torch.Tensor = values[self.result]
+        places = self._places.copy()
+        places[: self._inputs] = inputs
+        for operation, take, place in self._steps:
+            places[place] = operation(*take(places))
+        result: torch.Tensor = places[self._result]
         return result
 
 
@@ -155,60 +185,66 @@ class _Recorder(TorchDispatchMode):
         self.unsteady: str | None = None
         self._calls: list[_Call] = []
         self._numbers: Any = WeakIdKeyDictionary()
+        self._inputs = len(inputs)
         self._count = 0
         for one in inputs:
-            self._number(one)
+            self._numbers[one] = self._new()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        filled = tuple(self._filled(args))  # before the call, which may be the end of one
+        kept = tuple(map(self._kept, args))  # before the call, which may be the end of one
         out = func(*args, **kwargs)
         results = tuple(out) if isinstance(out, (list, tuple)) else (out,)
         read = not all(isinstance(one, torch.Tensor) for one in results)
         named = any(isinstance(one, torch.Tensor) for one in kwargs.values())
         if read or named or func in UNTAGGED or UNSTEADY.intersection(func.tags):
             self.unsteady = str(func)
-        else:
-            call = partial(func, **kwargs) if kwargs else func
-            made = tuple(map(self._number, results))
-            self._calls.append(_Call(call, _emptied(args, filled), filled, made, isinstance(out, torch.Tensor)))
+            return out
+        called = getattr(func, "_op", func)  # what func calls, with a frame of Python less
+        operation = partial(called, **kwargs) if kwargs else called
+        if isinstance(out, torch.Tensor):
+            self._calls.append(_Call(operation, kept, self._number(out)))
+            return out
+        several = self._new()
+        self._calls.append(_Call(operation, kept, several))
+        for index, one in enumerate(results):
+            self._calls.append(_Call(getitem, (_Value(several), index), self._number(one)))
         return out
 
     def recording(self, result: torch.Tensor) -> Recording:
         """Raises LookupError where the result came about in another way."""
-        last: dict[int, int] = {}
-        for at, call in enumerate(self._calls):
-            last.update(dict.fromkeys((*(value for *_, value in call.filled), *call.results), at))
-        last.pop(self._numbers[result])
-        dead: dict[int, list[int]] = {}
-        for value, at in last.items():
-            dead.setdefault(at, []).append(value)
-        calls = tuple(replace(call, dead=tuple(dead.get(at, ()))) for at, call in enumerate(self._calls))
-        return Recording(calls, self._count, self._numbers[result])
+        return Recording(self._calls, self._inputs, self._numbers[result])
+
+    def _new(self) -> int:
+        self._count += 1
+        return self._count - 1
 
     def _number(self, one: torch.Tensor) -> int:
         if one not in self._numbers:
-            self._numbers[one] = self._count
-            self._count += 1
+            self._numbers[one] = self._new()
         number: int = self._numbers[one]
         return number
 
-    def _filled(self, args: tuple[Any, ...]) -> Iterator[Filled]:
-        for index, one in enumerate(args):
-            if isinstance(one, torch.Tensor) and one in self._numbers:
-                yield index, None, self._numbers[one]
-            elif isinstance(one, (list, tuple)):
-                for within, each in enumerate(one):
-                    if isinstance(each, torch.Tensor) and each in self._numbers:
-                        yield index, within, self._numbers[each]
+    def _kept(self, one: Any) -> Any:
+        if isinstance(one, torch.Tensor) and one in self._numbers:
+            return _Value(self._numbers[one])
+        if isinstance(one, (list, tuple)):
+            each = [self._kept(part) for part in one]
+            return each if any(isinstance(part, _Value) for part in each) else one
+        return one
 
 
-def _emptied(args: tuple[Any, ...], filled: Sequence[Filled]) -> tuple[Any, ...]:
-    """Without the tensors of the recorded row."""
-    left = [list(one) if isinstance(one, (list, tuple)) else one for one in args]
-    for index, within, _ in filled:
-        if within is None:
-            left[index] = None
+def _flat(args: Sequence[Any]) -> Iterator[Any]:
+    """Lists that hold values by what they hold, everything else as it is."""
+    for one in args:
+        if isinstance(one, list) and any(isinstance(part, _Value) for part in one):
+            yield from one
         else:
-            left[index][within] = None
-    return tuple(left)
+            yield one
+
+
+def _take(places: Sequence[Any]) -> Take:
+    """places: numbers, and lists of them."""
+    if len(places) > 1 and all(isinstance(one, int) for one in places):
+        return itemgetter(*places)
+    return lambda held: [[held[each] for each in one] if isinstance(one, list) else held[one] for one in places]
