@@ -90,6 +90,52 @@ def test_the_plain_weight_is_not_held_and_its_size_is_still_told(deep: Deep) -> 
     assert deep.inner[0].weight.dtype == torch.float32
 
 
+class Attention(torch.nn.Module):
+    """As transformers' decoders have it: more keys' heads than values', and a product of what comes out."""
+
+    def __init__(self, *, keys_bias: bool = True) -> None:
+        super().__init__()
+        self.o_proj = torch.nn.Linear(12, 12)
+        self.q_proj, self.v_proj = torch.nn.Linear(12, 12), torch.nn.Linear(12, 4)
+        self.k_proj = torch.nn.Linear(12, 8, bias=keys_bias)
+
+    def forward(self, tokens: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value = self.q_proj(tokens), self.k_proj(others), self.v_proj(tokens)
+        return self.o_proj(query), key, value
+
+
+@needs_onednn
+@pytest.mark.parametrize("keys_bias", [True, False])
+def test_layers_that_are_given_the_same_tokens_are_one_product(
+    keys_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = Attention(keys_bias=keys_bias).eval()
+    calls: list[tuple[int, ...]] = []
+    plain = prepacked.LINEAR
+
+    def counted(tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+        out: torch.Tensor = plain(tokens, *rest)
+        calls.append(tuple(out.shape))
+        return out
+
+    monkeypatch.setattr(prepacked, "LINEAR", counted)
+    tokens, others = torch.randn(5, 12), torch.randn(5, 12)
+    with torch.inference_mode():
+        cases = [(tokens, tokens), (tokens, others), (others, others), (tokens, tokens)]
+        wanted = [layer(*case) for case in cases]
+        prepack(layer)
+        for case, outs in zip(cases, wanted, strict=True):
+            calls.clear()
+            assert all((got - out).abs().max() < 1e-6 for got, out in zip(layer(*case), outs, strict=True))
+            if keys_bias and case[0] is case[1]:
+                assert calls == [(5, 24), (5, 12)]
+        held = weakref.ref(made := torch.randn(5, 12))
+        layer(made, made)
+        del made
+        assert held() is None
+
+
 @needs_onednn
 def test_no_weight_stays_in_the_file_it_came_from(deep: Deep, tmp_path: Path) -> None:
     torch.save(deep.state_dict(), tmp_path / "weights")
