@@ -24,7 +24,7 @@ prepack(layer)
 with torch.inference_mode():
     layer(torch.zeros(1, 96))
     before = psutil.Process().memory_info().rss
-    for tokens in range(2, 302):
+    for tokens in range(2, 902):
         layer(torch.zeros(tokens, 96))
 give_back()
 print(max(0, psutil.Process().memory_info().rss - before))
@@ -152,7 +152,7 @@ def test_no_weight_stays_in_the_file_it_came_from(deep: Deep, tmp_path: Path) ->
 def test_batches_of_ever_new_sizes_leave_a_bounded_memory() -> None:
     """In a process of its own, as oneDNN counts from its first use."""
     grown = subprocess.run([sys.executable, "-c", SIZES], capture_output=True, text=True, check=True, timeout=120)
-    assert 0 <= int(grown.stdout) < 60 * 2**20  # without a bound 300 of them hold 100
+    assert 0 <= int(grown.stdout) < 180 * 2**20  # without a bound 900 of them hold 400
 
 
 @pytest.mark.parametrize(

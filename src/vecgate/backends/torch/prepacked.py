@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-KEPT = "96"
+KEPT = "256"
 """oneDNN keeps the code of so many products, and torch the same of it: one for each count of tokens and shape of a weight,
-0.4 MiB each, 0.5 ms to make it anew (measured), so their own limit of 1024 is some 400 MiB. Both read it at their first
-use."""
+0.4 MiB each, 0.5 ms to make it anew (measured), so their own limit of 1024 is some 400 MiB. This many are four shapes of
+each length that is recorded (replay.py). Both read it at their first use."""
 ALIKE = (
     ("query", "key", "value"),
     ("q", "k", "v"),
