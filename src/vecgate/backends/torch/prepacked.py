@@ -15,19 +15,19 @@ from typing import Any
 import torch
 
 CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-KEPT = "256"
+KEPT = "160"
 """oneDNN keeps the code of so many products, and torch the same of it: one for each count of tokens and shape of a weight,
 0.4 MiB each, 0.5 ms to make it anew (measured), so their own limit of 1024 is some 400 MiB. This many are four shapes of
-each length that is recorded (replay.py). Both read it at their first use."""
+forty lengths of a query. Both read it at their first use."""
 ALIKE = (
     ("query", "key", "value"),
     ("q", "k", "v"),
     ("q_lin", "k_lin", "v_lin"),
     ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
 )
 """Names of layers that a module gives the same tokens, one after another, in transformers' models: one product for them all
-took 0.9 of the time of three (the linear layers of MiniLM, 6 to 24 tokens), and of a thousand tokens and more the same."""
+took 0.9 of the time of three (the linear layers of MiniLM, 6 to 24 tokens), and of a thousand tokens and more the same. Not
+for gated layers: the product would be held as long as its second half, and long rows have no room for that."""
 LINEAR: Any = torch.ops.mkldnn._linear_pointwise.default
 
 
@@ -39,7 +39,7 @@ def can(place: torch.device, dtype: torch.dtype) -> bool:
 
 
 def prepack(model: torch.nn.Module) -> None:
-    """Replace the model's linear layers, one module's after another's: no more than its weights are held twice.
+    """Replace the model's linear layers, one product after another: no more than its weights are held three times.
 
     One that shares its weight with another module stays, as does one of a subclass. What stays is copied out of the file
     that it may be mapped from, as a mapping holds the whole file as long as anything uses a part.
@@ -59,19 +59,21 @@ def prepack(model: torch.nn.Module) -> None:
 
 def _together(parent: torch.nn.Module, uses: Counter[int]) -> Iterator[Sequence[str]]:
     """The names of the parent's linear layers to replace, those of one product together."""
-    left = {
-        name: child
+    left = [
+        name
         for name, child in parent._modules.items()
         if type(child) is torch.nn.Linear and uses[id(child.weight)] == 1
-    }
+    ]
     for names in ALIKE:
-        found = [left[name] for name in names if name in left]
-        if len(found) == len(names) and len({(one.in_features, one.bias is None) for one in found}) == 1:
+        if set(names) <= set(left) and len({_kind(getattr(parent, name)) for name in names}) == 1:
+            left = [name for name in left if name not in names]
             yield names
-            for name in names:
-                del left[name]
     for name in left:
         yield (name,)
+
+
+def _kind(linear: torch.nn.Linear) -> tuple[int, bool]:
+    return linear.in_features, linear.bias is None
 
 
 class _Product:
@@ -80,8 +82,8 @@ class _Product:
     def __init__(self, linears: Sequence[torch.nn.Linear]) -> None:
         with torch.no_grad():
             weights, biases = [tuple(getattr(one, name) for one in linears) for name in ("weight", "bias")]
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights))
-            self._bias = None if biases[0] is None else torch.cat(biases)
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(_joined(weights))
+            self._bias = None if biases[0] is None else _joined(biases)
         self._sizes = [one.out_features for one in linears]
         self._tokens: torch.Tensor | None = None
         self._parts: Sequence[torch.Tensor] = ()
@@ -115,3 +117,7 @@ class Prepacked(torch.nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features)."""
         return self._product.part(tokens, self._at)
+
+
+def _joined(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -22,8 +22,8 @@ log = logging.getLogger("vecgate.torch")
 LONGEST = 64
 """Tokens of a row, all that a recording serves: of longer rows the model's Python is a small part."""
 Compute = Callable[..., torch.Tensor]
-MOST_CALLS = 10_000
-"""Of all recordings, at some 0.6 KB each: all lengths of a model of six layers, some of a deep one, which gains little."""
+MOST_CALLS = 20_000
+"""Of all recordings, at some 0.3 KB each: all lengths of a model of twelve layers, some of a deeper one, which gains little."""
 ATEN: Any = torch.ops.aten
 UNSTEADY = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 UNTAGGED = (
