@@ -81,7 +81,7 @@ ROOMS: dict[str, set[str]] = {  # room -> the other rooms it may import; what is
     "config": {"kinds", "settings"} | GROUND,
     "settings": {"kinds"},
     "kinds": {"errors"},
-    "protocols": {""} | GROUND,
+    "protocols": {"", "ram"} | GROUND,
     "engine": {"backends", "ram"} | GROUND,
     "backends": {"ram"} | GROUND,
     "ram": set(),

@@ -150,3 +150,15 @@ def test_what_is_settled_is_not_looked_at_and_collected_once_it_is_asked_for() -
     gc.unfreeze()
     ram.collect()
     assert gc.get_freeze_count() == 0
+
+
+def test_the_collector_is_off_only_where_it_was_on() -> None:
+    with ram.uncollected():
+        assert not gc.isenabled()
+        with ram.uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ValueError), ram.uncollected():
+        raise ValueError
+    assert gc.isenabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,22 @@ async def until(engine: LocalEngine, state: str, at: int = 0) -> None:
     while engine.status().models[at].state != state:  # noqa: ASYNC110 - the device thread sets it
         await asyncio.sleep(0.001)
     await asyncio.wrap_future(engine._batcher.run(lambda: None))
+
+
+@pytest.mark.parametrize("error", [None, CheckpointError("no weights")])
+def test_nothing_is_collected_while_a_model_loads(opened: Opened, error: Exception | None) -> None:
+    seen: list[bool] = []
+
+    def load(others: tuple[Checkpoint, ...] = ()) -> Backend:
+        seen.append(gc.isenabled())
+        if error is not None:
+            raise error
+        return opened(others)
+
+    async def use(_: LocalEngine) -> None:
+        assert (seen, gc.isenabled()) == ([False], True)
+
+    with_engine([Model(opened.read, load, "fake")], use)
 
 
 # unloading

@@ -20,7 +20,7 @@ from vecgate.core import State
 from vecgate.engine.batcher import Batcher
 from vecgate.engine.model import Model
 from vecgate.errors import CheckpointError, NoRoom, NotReady
-from vecgate.ram import collect, give_back
+from vecgate.ram import collect, give_back, uncollected
 from vecgate.traits import Backend
 
 log = logging.getLogger("vecgate.engine")
@@ -137,7 +137,8 @@ class Residents:
         if model.served and model.space.changed():
             raise CheckpointError(f"The files of {model.name} have changed since the start; restart to serve them.")
         log.info("Loading %s for %s.", model.name, model.backend_name)
-        self._open_queue(model, self._loaded_beside_the_others(model))
+        with uncollected():
+            self._open_queue(model, self._loaded_beside_the_others(model))
         model.error, first = None, not all(one.served for one in self._models)
         model.served, model.state = True, "ready"
         if first and all(one.served for one in self._models):
