@@ -27,21 +27,23 @@ IMPORTS = "import torch; from transformers import BertModel"
 
 def started(folder: Path, *flags: str, module: str = "vecgate", **settings: str) -> tuple[float, float]:
     """Seconds from the process's start to the first /health and to the first row. Raises TimeoutError."""
-    begun = perf_counter()
-    with Live(folder, *flags, module=module, **settings) as server, httpx.Client(base_url=server.url) as client:
+    with httpx.Client() as client:
+        begun = perf_counter()
+        with Live(folder, *flags, module=module, **settings) as server:
 
-        def until(answers: Callable[[], httpx.Response]) -> float:
-            while perf_counter() - begun < LIMIT_S:
-                try:
-                    if answers().status_code == 200:
-                        return perf_counter() - begun
-                except httpx.TransportError:  # nobody listens yet
-                    pass
-                sleep(PAUSE_S)
-            raise TimeoutError(f"no answer in {LIMIT_S:.0f} s:\n{server.log()}")
+            def until(answers: Callable[[], httpx.Response], pause_s: float) -> float:
+                while perf_counter() - begun < LIMIT_S:
+                    try:
+                        if answers().status_code == 200:
+                            return perf_counter() - begun
+                    except httpx.TransportError:  # nobody listens yet
+                        pass
+                    sleep(pause_s)
+                raise TimeoutError(f"no answer in {LIMIT_S:.0f} s:\n{server.log()}")
 
-        health = until(lambda: client.get("/health/live"))
-        return health, until(lambda: client.post("/v1/embeddings", json={"input": "a cat"}))
+            health = until(lambda: client.get(f"{server.url}/health/live"), PAUSE_S / 5)
+            row = {"input": "a cat"}
+            return health, until(lambda: client.post(f"{server.url}/v1/embeddings", json=row), PAUSE_S)
 
 
 def imports() -> float:
