@@ -1,5 +1,5 @@
 """The operations of a short row's forward, recorded for its length and called again without the model's Python, which is about
-a sixth of a query's forward (MiniLM on two x86-64 cores).
+an eighth of a query's forward (MiniLM on two x86-64 cores).
 
 Knows tensors and torch's dispatcher; no family, no batch.
 """
